@@ -1,0 +1,191 @@
+"""Configurations: Hydra's compose API behind one function whose errors name the valid choices.
+
+A group that a policy brings along (``- /network: mlp`` in ``configs/policy/diffusion.yaml``) is chosen by
+its own name, ``network=unet``: Hydra alone would ask for ``network@policy.network=unet``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from robopolicy.errors import ConfigError, unknown
+
+
+def config_directory() -> Path:
+    """Where the yaml files are: inside an installed package, beside it in a clone."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def compose(root: str, overrides: Iterable[str] = (), *, directory: Path | None = None) -> dict[str, Any]:
+    """The configuration ``<root>.yaml`` with overrides (``policy=diffusion``, ``trainer.steps=5``).
+
+    Interpolations are resolved and the result is plain dicts, lists and scalars.
+
+    Raises:
+        ConfigError: an unknown group choice or key (lists the valid ones), an override that cannot be read,
+            or a required value that is missing.
+    """
+    directory = directory or config_directory()
+    parsed = parse_overrides(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line!r} means several runs: add -m to make them, "
+                "or write a list as key=[a,b] and text as key='\"a,b\"'."
+            )
+    groups, values = _resolve_groups(root, parsed, directory)
+    chosen = _hydra(root, groups, directory)
+    for override in values:
+        if not (override.is_add() or override.is_force_add()):
+            _check_key(chosen, override, directory)
+    composed = _hydra(root, [*groups, *(str(override.input_line) for override in values)], directory)
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no default: give {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    return cast(dict[str, Any], plain)
+
+
+def choices(
+    root: str, overrides: Iterable[str] = (), *, directory: Path | None = None
+) -> dict[str, str | None]:
+    """The group choices that a composition makes, ``{"policy": "diffusion", "network": "mlp", ...}``."""
+    directory = directory or config_directory()
+    groups, _ = _resolve_groups(root, parse_overrides(overrides), directory)
+    return {key.partition("@")[0]: choice for key, choice in _choices(root, groups, directory).items()}
+
+
+def options(group: str, directory: Path | None = None) -> list[str]:
+    """Every choice of a group, by name."""
+    home = (directory or config_directory()) / group
+    return sorted(path.relative_to(home).with_suffix("").as_posix() for path in home.rglob("*.yaml"))
+
+
+def sweep(overrides: Iterable[str], directory: Path | None = None) -> list[list[str]]:
+    """Every combination of overrides like ``seed=0,1``, ``seed=range(3)`` and ``task=*``, in order.
+
+    Raises:
+        ConfigError: an override that cannot be read or enumerated.
+    """
+    axes = []
+    for override in parse_overrides(overrides):
+        if not override.is_sweep_override():
+            axes.append([str(override.input_line)])
+            continue
+        found: Iterable[str]
+        if isinstance(override.value(), Glob):
+            found = cast(Glob, override.value()).filter(options(override.key_or_group, directory))
+        else:
+            try:
+                found = list(override.sweep_string_iterator())
+            except HydraException as error:
+                raise ConfigError(f"{override.input_line!r}: {_first_line(error)}") from error
+        axes.append([f"{override.get_key_element()}={value}" for value in found])
+        if not axes[-1]:
+            raise ConfigError(f"{override.input_line!r} matches nothing.")
+    return [list(combination) for combination in itertools.product(*axes)]
+
+
+def parse_overrides(overrides: Iterable[str]) -> list[Override]:
+    """Hydra's override grammar.
+
+    Raises:
+        ConfigError: names the override that cannot be read.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            reason = str(getattr(error, "message", None) or error).splitlines()[0]
+            raise ConfigError(f"Cannot read {text!r} ({reason}). Overrides are key=value.") from error
+    return parsed
+
+
+def _resolve_groups(
+    root: str, overrides: list[Override], directory: Path
+) -> tuple[list[str], list[Override]]:
+    """Split group choices, under the names Hydra wants, from values."""
+    pending = [o for o in overrides if (directory / o.key_or_group).is_dir() and not o.is_delete()]
+    values = [o for o in overrides if o not in pending]
+    resolved: list[str] = []
+    known = _choices(root, resolved, directory)
+    while pending:
+        # A choice may bring further groups along, so take first what is known already.
+        ready = [o for o in pending if o.is_add() or _matching(known, o.key_or_group)]
+        if not ready:
+            name = pending[0].key_or_group
+            valid = {key.partition("@")[0] for key in known}
+            chosen = ", ".join(f"{k.partition('@')[0]}={v}" for k, v in known.items())
+            raise ConfigError(f"{unknown('group', name, valid)} (With {chosen}.)")
+        for override in ready:
+            value, group = override.value(), override.key_or_group
+            if value is not None and value not in (valid_names := options(group, directory)):
+                raise ConfigError(unknown(group, str(value), valid_names))
+            text = "null" if value is None else value
+            prefix = "+" if override.is_add() else ""
+            for key in [group] if override.is_add() else _matching(known, group):
+                resolved.append(f"{prefix}{key}={text}")
+            pending.remove(override)
+        known = _choices(root, resolved, directory)
+    return resolved, values
+
+
+def _matching(known: Mapping[str, str | None], group: str) -> list[str]:
+    return [key for key in known if key.partition("@")[0] == group]
+
+
+def _choices(root: str, overrides: list[str], directory: Path) -> dict[str, str | None]:
+    config = _hydra(root, overrides, directory, return_hydra_config=True)
+    found = cast(dict[str, str | None], OmegaConf.to_container(config.hydra.runtime.choices))
+    return {key: choice for key, choice in found.items() if not key.startswith("hydra/")}
+
+
+def _check_key(config: DictConfig, override: Override, directory: Path) -> None:
+    """Raise unless every part of a dotted key exists in the configuration."""
+    node: Any = config
+    parts = override.key_or_group.split(".")
+    for depth, part in enumerate(parts):
+        above = ".".join(parts[:depth])
+        if not isinstance(node, DictConfig):
+            value = "null" if node is None else repr(node)
+            what = f"choose one with {above}=..." if (directory / above).is_dir() else f"{above} is {value}"
+            raise ConfigError(f"{override.key_or_group!r} cannot be set: {what}.")
+        if part not in node:
+            siblings = {f"{above}.{key}" if above else str(key) for key in node}
+            if not above:
+                siblings |= {key.partition("@")[0] for key in config if isinstance(key, str)}
+            path = ".".join(parts[: depth + 1])
+            raise ConfigError(unknown("key", path, siblings))
+        node = None if OmegaConf.is_missing(node, part) else node._get_node(part)
+        if not isinstance(node, DictConfig) and node is not None:
+            node = node._value()
+
+
+def _hydra(root: str, overrides: list[str], directory: Path, return_hydra_config: bool = False) -> DictConfig:
+    if not (directory / f"{root}.yaml").is_file():
+        raise ConfigError(unknown("configuration", root, (path.stem for path in directory.glob("*.yaml"))))
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(directory.resolve())):
+            return hydra.compose(root, overrides, return_hydra_config=return_hydra_config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Episodes on disk, windows on the device, importers and a look inside. Only `windows` needs torch."""

@@ -1,0 +1,3 @@
+"""Noise levels, denoisers and samplers."""
+
+from robopolicy.diffusion import samplers as samplers

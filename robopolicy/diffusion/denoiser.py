@@ -1,0 +1,54 @@
+"""From a network's output to an estimate of the clean chunk."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from robopolicy.diffusion.noise import noise_level
+
+Prediction = Literal["epsilon", "sample", "velocity"]
+
+
+class Network(Protocol):
+    """(scaled noisy chunk `[B, Tp, Dz]`, noise level `[B]`, condition `[B, Dc]`) -> `[B, Tp, Dz]`."""
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+        """Output in the network's own parameterisation."""
+        ...
+
+
+class Denoiser(Protocol):
+    """(noisy chunk `[B, Tp, Dz]`, sigma `[B]`) -> clean-chunk estimate `[B, Tp, Dz]`; conditioning is bound."""
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[clean | x, sigma]."""
+        ...
+
+
+def _column(sigma: Tensor) -> Tensor:
+    return sigma[:, None, None]
+
+
+def clean_estimate(network: Network, prediction: Prediction, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+    """E[clean | x] from a network trained on `training_target`."""
+    sigma_ = _column(sigma)
+    scale = torch.rsqrt(1 + sigma_**2)
+    output = network(x * scale, noise_level(sigma), condition).to(x.dtype)
+    if prediction == "epsilon":
+        return x - sigma_ * output
+    if prediction == "sample":
+        return output
+    return scale**2 * x - sigma_ * scale * output
+
+
+def training_target(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """What the network regresses: the noise, the clean chunk, or v = (noise - sigma*clean)/sqrt(1+sigma^2)."""
+    if prediction == "epsilon":
+        return noise
+    if prediction == "sample":
+        return clean
+    sigma_ = _column(sigma)
+    return (noise - sigma_ * clean) * torch.rsqrt(1 + sigma_**2)

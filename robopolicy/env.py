@@ -1,0 +1,59 @@
+"""What one robot environment offers. Implementations live outside the library (``envs/``, plugins, tests)."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+from robopolicy.errors import MissingCapability
+from robopolicy.registry import build
+from robopolicy.spec import Spec
+from robopolicy.task import Task
+
+Observation = dict[str, np.ndarray]
+
+
+class Expert(Protocol):
+    """A scripted demonstrator for one episode; made anew for every episode, so it may keep state."""
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """The next action `[Da]`."""
+        ...
+
+
+class RobotEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
+    """A gymnasium environment with a `Spec`.
+
+    The episode clock (horizon, what follows success) is not its business: `step` returns
+    ``terminated=True`` only for failures the episode cannot recover from, ``truncated=False`` always, and
+    ``info["success"]`` as a bool. ``reset(seed=s)`` fixes the episode completely, whatever came before.
+    """
+
+    robot_spec: Spec
+
+    def render_frame(self, camera: str = "", size: int = 256) -> np.ndarray:
+        """A uint8 `[size, size, 3]` picture."""
+        raise MissingCapability(f"{type(self).__name__} cannot render.")
+
+    def expert(self, seed: int, settings: Mapping[str, Any]) -> Expert:
+        """A scripted expert for the episode that was just reset."""
+        raise MissingCapability(f"{type(self).__name__} has no scripted expert.")
+
+    def get_state(self) -> np.ndarray:
+        """The full simulator state `[S]`, for exact replay."""
+        raise MissingCapability(f"{type(self).__name__} does not expose its state.")
+
+    def set_state(self, state: np.ndarray) -> Observation:
+        """Go to a state from `get_state` and return the observation there."""
+        raise MissingCapability(f"{type(self).__name__} does not expose its state.")
+
+
+def make_env(task: Task) -> RobotEnv:
+    """The environment of a task. Its class takes ``(config, *, task)``."""
+    env = build("env", task.env, task=task)
+    assert isinstance(env, RobotEnv)
+    return env

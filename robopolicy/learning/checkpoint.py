@@ -1,0 +1,199 @@
+"""Checkpoints: a directory of JSON and safetensors that loads without executing anything it contains.
+
+    step-00005000/
+      policy.json            format, version, spec, codec, configuration, provenance, digest
+      policy.safetensors     weights and codec statistics (the averaged weights, where training averages)
+      training.json, training.safetensors    what resuming needs besides
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import robopolicy
+from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.errors import CheckpointError
+from robopolicy.policies.policy import Policy, Provenance
+from robopolicy.registry import build, parse, plain, to_dict
+from robopolicy.spec import Spec
+from robopolicy.task import Task
+
+FORMAT = 1
+STEP_PREFIX = "step-"
+
+
+def save_checkpoint(
+    directory: Path,
+    policy: Policy,
+    *,
+    training: Mapping[str, Tensor] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint directory, whole or not at all."""
+    directory = Path(directory)
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+    description = {
+        "format": FORMAT,
+        "library": robopolicy.__version__,
+        "policy": to_dict("policy", policy),
+        "codec": plain(policy.codec.config),
+        "codec_digest": codec_digest(tensors),
+        "spec": policy.spec.to_dict(),
+        "provenance": plain(policy.provenance),
+    }
+    (temporary / "policy.json").write_text(json.dumps(description, indent=1))
+    save_file(tensors, temporary / "policy.safetensors")
+    if training is not None:
+        save_file({k: v.detach().cpu().contiguous() for k, v in training.items()}, temporary / "training.safetensors")
+        (temporary / "training.json").write_text(json.dumps(plain(state or {}), indent=1))
+    for file in temporary.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.replace(temporary, directory)
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> Policy:
+    """A policy from a checkpoint, a run directory, or any directory that contains just one run.
+
+    Raises:
+        CheckpointError: nothing or more than one run there; damaged, changed or newer files.
+    """
+    directory = find_checkpoint(path)
+    description = read_json(directory / "policy.json")
+    version = description.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise CheckpointError(
+            f"{directory} has checkpoint format {version}; robopolicy {robopolicy.__version__} reads up to "
+            f"{FORMAT}. Install robopolicy >= {description.get('library', '?')}."
+        )
+    tensors = read_tensors(directory / "policy.safetensors")
+    try:
+        spec = Spec.from_dict(description["spec"])
+        codec = Codec(parse(CodecConfig, description["codec"], "codec"), spec)
+        policy = build("policy", description["policy"], spec=spec, codec=codec)
+    except KeyError as error:
+        raise CheckpointError(f"{directory / 'policy.json'} lacks {error}.") from error
+    assert isinstance(policy, Policy)
+    check_tensors(policy.state_dict(), tensors, directory / "policy.safetensors")
+    if codec_digest(tensors) != description["codec_digest"]:
+        raise CheckpointError(
+            f"{directory}: the codec statistics in policy.safetensors are not those the policy was trained with. "
+            "Restore both files from the same checkpoint."
+        )
+    policy.load_state_dict(tensors)
+    policy.provenance = _provenance(description["provenance"])
+    return policy.to(device).eval()
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The newest checkpoint at or below `path`."""
+    path = Path(path)
+    if (path / "policy.json").exists():
+        return path
+    if not path.exists():
+        raise CheckpointError(f"No such checkpoint: {path}.{_nearby(path)}")
+    runs = sorted(found.parent for found in path.rglob("checkpoints") if found.is_dir() and steps(found.parent))
+    if not runs and steps(path.parent) and path.name == "checkpoints":
+        runs = [path.parent]
+    if not runs:
+        raise CheckpointError(f"{path} contains no checkpoint.{_nearby(path)}")
+    if len(runs) > 1:
+        raise CheckpointError(f"{path} contains {len(runs)} runs; name one:\n  " + "\n  ".join(map(str, runs)))
+    return steps(runs[0])[-1]
+
+
+def steps(run: Path) -> list[Path]:
+    """A run's complete checkpoints, oldest first."""
+    return sorted((run / "checkpoints").glob(f"{STEP_PREFIX}*"))
+
+
+def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: Path) -> None:
+    """Raise, naming tensors, unless names and shapes agree.
+
+    Raises:
+        CheckpointError: lists what is missing, unexpected or of another shape.
+    """
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is unexpected" for name in found if name not in wanted]
+    problems += [
+        f"{name} has shape {list(found[name].shape)}, the policy needs {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    if problems:
+        shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
+        raise CheckpointError(f"{where} does not fit its policy.json:\n  - " + "\n  - ".join(shown))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; anything else is refused."""
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing.")
+    head = path.open("rb").read(4)
+    if head[:1] == b"\x80" or head == b"PK\x03\x04":
+        raise CheckpointError(
+            f"{path} is a pickle, not safetensors. Loading it would execute what it contains; it is refused. "
+            "Save the tensors with safetensors.torch.save_file."
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from error
+
+
+def codec_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of the codec's statistics."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in tensors if name.startswith("codec.")):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _provenance(values: Mapping[str, Any]) -> Provenance:
+    task = values.get("task")
+    rest = {key: value for key, value in values.items() if key != "task"}
+    return parse(Provenance, {"task": Task.from_dict(task) if task else None, **rest}, "provenance")
+
+
+def remove(directory: Path) -> None:
+    """Delete a checkpoint; one that is half deleted is no longer found."""
+    doomed = directory.with_name(f".{directory.name}.deleted")
+    os.replace(directory, doomed)
+    shutil.rmtree(doomed)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object.")
+    return values
+
+
+def _nearby(path: Path) -> str:
+    parent = next((p for p in path.parents if p.exists()), Path())
+    found = sorted({str(p.parent.parent) for p in list(parent.rglob("checkpoints/*/policy.json"))[:200]})
+    found = sorted({str(Path(f).parent) for f in found})
+    return f" Runs below {parent}: {', '.join(found[:8])}." if found else ""
+
+

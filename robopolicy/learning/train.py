@@ -1,0 +1,151 @@
+"""From a configuration to a trained policy: what ``scripts/train.py`` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.data.store import EpisodeStore
+from robopolicy.data.windows import Windows, split_episodes
+from robopolicy.errors import ConfigError, DataError
+from robopolicy.learning.run import open_run
+from robopolicy.learning.trainer import Trainer, TrainerConfig
+from robopolicy.policies.policy import Policy, Provenance
+from robopolicy.registry import build, config_class, get, parse, plain
+from robopolicy.spec import Spec
+from robopolicy.task import Task
+
+FIT_BATCH = 4096
+MAY_CHANGE = ("device", "cache", "wandb", "trainer.threads", "trainer.wandb", "trainer.keep", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The root of ``configs/train.yaml``."""
+
+    policy: Mapping[str, Any]
+    trainer: TrainerConfig
+    task: Mapping[str, Any] | None = None
+    data: str | None = None
+    """Zarr store; ``data/<task>.zarr`` by default."""
+    demonstrations: int | None = None
+    """Training episodes used; all by default."""
+    observations: tuple[str, ...] = ()
+    """Observation keys; all states by default."""
+    validation: float = 0.02
+    """Share of episodes held out."""
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    cache: Literal["auto", "device", "memmap"] = "auto"
+    seed: int = 0
+    name: str = "default"
+    out: str | None = None
+    device: str = "auto"
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    """Episodes, lanes and workers of evaluations during training."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise ConfigError(f"validation must be in [0, 1), got {self.validation}.")
+        if self.task is None and self.data is None:
+            raise ConfigError("Give task=... (then data/<task>.zarr is read) or data=path/to/store.zarr.")
+
+    @property
+    def store_path(self) -> str:
+        """Where the demonstrations are."""
+        assert self.task is not None or self.data is not None
+        return self.data or f"data/{(self.task or {})['name']}.zarr"
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        source = self.task["name"] if self.task else Path(self.store_path.rstrip("/")).stem
+        default = f"outputs/{source}/{self.policy['name']}/{self.name}/seed{self.seed}"
+        return Path(self.out or default)
+
+
+def prepare(
+    config: TrainConfig,
+    *,
+    evaluate: Callable[[Policy], Mapping[str, float]] | None = None,
+    progress: bool = True,
+) -> Trainer:
+    """A trainer, new or where the run in its directory stopped."""
+    store = EpisodeStore.open(config.store_path)
+    spec = choose_observations(store.spec, config.observations)
+    task = Task.from_dict(config.task) if config.task else (Task.from_dict(store.task) if store.task else None)
+    train, held_out = split_episodes(store, config.validation, config.seed, limit=config.demonstrations)
+    open_run(
+        config.directory,
+        {**plain(config), "data_fingerprint": store.fingerprint()},
+        ignore=MAY_CHANGE,
+    )
+    device = choose_device(config.device)
+    horizons = _horizons(config.policy)
+
+    def windows(episodes: list[int]) -> Windows:
+        return Windows(
+            store, obs_keys=list(spec.observations), episodes=episodes, device=device, cache=config.cache, **horizons
+        )
+
+    training = windows(train)
+    torch.manual_seed(config.seed)
+    codec = Codec(config.codec, spec).to(device)
+    codec.fit(all_windows(training, device))
+    policy = build("policy", config.policy, spec=spec, codec=codec).to(device)
+    policy.provenance = Provenance(
+        task=task,
+        used_seeds=tuple(int(store.seeds[i]) for i in [*train, *held_out] if store.seeds[i] >= 0),
+        fingerprint=store.fingerprint(),
+        config=plain(config),
+    )
+    return Trainer(
+        config.trainer,
+        policy,
+        training,
+        config.directory,
+        seed=config.seed,
+        validation=windows(held_out) if held_out else None,
+        evaluate=evaluate,
+        run_config=plain(config),
+        progress=progress,
+    )
+
+
+def all_windows(windows: Windows, device: torch.device) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    """Every window once, in large batches: what a codec is fitted on."""
+    for start in range(0, len(windows), FIT_BATCH):
+        index = torch.arange(start, min(start + FIT_BATCH, len(windows)), device=device)
+        batch = windows.gather(index).to(device)
+        yield batch.observation, batch.action
+
+
+def choose_observations(spec: Spec, keys: tuple[str, ...]) -> Spec:
+    """The spec with these keys, or with all its states."""
+    chosen = list(keys) or [key for key, o in spec.observations.items() if o.kind == "state"]
+    if not chosen:
+        raise DataError(f"The store has no state observation (keys: {sorted(spec.observations)}).")
+    return spec.select(chosen)
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name!r} is not a device: use auto, cpu, cuda or cuda:<index>.") from error
+
+
+def _horizons(policy: Mapping[str, Any]) -> dict[str, int]:
+    cls = config_class(get("policy", policy["name"]))
+    config = parse(cls, {k: v for k, v in policy.items() if k != "name"}, f"policy={policy['name']}")
+    return {name: getattr(config, name) for name in ("obs_horizon", "pred_horizon", "action_horizon")}
+
+

@@ -1,0 +1,239 @@
+"""The supervised trainer, shared by every policy that has a `loss`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from robopolicy.data.windows import Batch, Windows
+from robopolicy.errors import CheckpointError, ConfigError
+from robopolicy.learning import checkpoint as ckpt
+from robopolicy.learning.distributed import Ranks
+from robopolicy.learning.ema import EMAConfig, ema_decay, ema_update, shadow
+from robopolicy.learning.log import MetricsLog
+from robopolicy.learning.nan_guard import dump_and_raise
+from robopolicy.policies.policy import Policy, evaluating
+from robopolicy.seeding import derive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Counts are optimiser steps."""
+
+    steps: int = 20_000
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    betas: tuple[float, ...] = (0.95, 0.999)
+    weight_decay: float = 1e-6
+    warmup: int = 500
+    """Steps of linear warm-up, before a cosine to zero."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    max_gradient: float = 1.0
+    """Gradients are clipped to this norm; 0 leaves them."""
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    compile: bool = False
+    threads: int = 0
+    """Torch threads; 0 keeps OMP_NUM_THREADS. Two help a job that has the machine to itself."""
+    log_every: int = 100
+    validate_every: int = 1_000
+    evaluate_every: int = 0
+    """Steps between evaluations in the environment, if one is given; 0 for none."""
+    checkpoint_seconds: float = 300.0
+    keep: int = 2
+    """Newest checkpoints kept."""
+    wandb: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "validate_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name} must be >= 1, got {getattr(self, name)}.")
+        if self.learning_rate <= 0 or len(self.betas) != 2:
+            raise ConfigError("trainer needs learning_rate > 0 and two betas.")
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """Rate of the update after `step` updates: linear warm-up, then a half cosine to zero (or constant)."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.decay == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Trainer:
+    """Trains a policy on windows; everything random depends on (seed, step) alone, so resuming is exact.
+
+    Args:
+        directory: the run's; checkpoints and logs go below it.
+        evaluate: called with the averaged policy every `evaluate_every` steps; its numbers are logged.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        policy: Policy,
+        windows: Windows,
+        directory: Path,
+        *,
+        seed: int,
+        validation: Windows | None = None,
+        evaluate: Callable[[Policy], Mapping[str, float]] | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        progress: bool = True,
+    ) -> None:
+        policy.require("trainable")
+        self.config, self.windows, self.directory, self.seed = config, windows, Path(directory), seed
+        self.validation, self.evaluate, self.run_config = validation, evaluate, dict(run_config or {})
+        self.ranks = Ranks.join()
+        self.progress = progress and self.ranks.rank == 0
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.policy, self.average = policy, shadow(policy)
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=(config.betas[0], config.betas[1]),
+            weight_decay=config.weight_decay,
+            fused=policy.device.type in ("cpu", "cuda"),
+        )
+        self.generator = torch.Generator(policy.device)
+        self.step = 0
+        self._seconds = {"data": 0.0, "forward_backward": 0.0, "optimizer": 0.0}
+        if found := ckpt.steps(self.directory):
+            self._restore(found[-1])
+        if config.compile:
+            policy.network.compile()  # type: ignore[operator, union-attr]
+
+    def train(self) -> Policy:
+        """Run to the configured number of steps and return the averaged policy."""
+        config, policy = self.config, self.policy
+        log = (
+            MetricsLog(self.directory, resume_step=self.step, wandb=config.wandb, config=self.run_config)
+            if self.ranks.rank == 0
+            else None
+        )
+        bar = tqdm(total=config.steps, initial=self.step, desc="train", unit="step", disable=not self.progress)
+        saved, since, since_step = time.monotonic(), time.monotonic(), self.step
+        running: dict[str, Tensor] = {}
+        policy.train()
+        try:
+            while self.step < config.steps:
+                loss, logs = self._update()
+                for key, value in {"loss": loss, **logs}.items():
+                    running[key] = running.get(key, torch.zeros((), device=value.device)) + value.detach()
+                self.step += 1
+                bar.update()
+                last = self.step == config.steps
+                if log and (self.step % config.log_every == 0 or last):
+                    count, elapsed = self.step - since_step, time.monotonic() - since
+                    row = {key: float(value) / count for key, value in running.items()}
+                    row["learning_rate"] = learning_rate(config, self.step - 1)
+                    row["samples_per_s"] = count * config.batch_size * self.ranks.world / elapsed
+                    total = sum(self._seconds.values()) or 1.0
+                    row |= {f"share_{name}": value / total for name, value in self._seconds.items()}
+                    bar.set_postfix(loss=f"{row['loss']:.4f}", samples_per_s=f"{row['samples_per_s']:.0f}")
+                    log.add(self.step, row)
+                    running, since_step, since = {}, self.step, time.monotonic()
+                if log and self.validation and (self.step % config.validate_every == 0 or last):
+                    log.add(self.step, {"validation_loss": self._validate()})
+                if log and self.evaluate and config.evaluate_every and (
+                    self.step % config.evaluate_every == 0 or last
+                ):
+                    log.add(self.step, self.evaluate(self.average))
+                if last or time.monotonic() - saved > config.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            self.save()
+            tqdm.write(f"Interrupted at step {self.step}: checkpoint saved. The same command resumes.")
+            raise
+        finally:
+            bar.close()
+            if log:
+                log.close()
+        return self.average
+
+    def save(self) -> None:
+        """Checkpoint now (rank 0)."""
+        if self.ranks.rank:
+            return
+        self.average.provenance = dataclasses.replace(self.policy.provenance, step=self.step)
+        tensors = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
+        for index, parameter in enumerate(self.parameters):
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        target = self.directory / "checkpoints" / f"{ckpt.STEP_PREFIX}{self.step:08d}"
+        ckpt.save_checkpoint(target, self.average, training=tensors, state={"step": self.step, "seed": self.seed})
+        for old in ckpt.steps(self.directory)[: -self.config.keep]:
+            ckpt.remove(old)
+
+    def _update(self) -> tuple[Tensor, dict[str, Tensor]]:
+        started = time.perf_counter()
+        stream = derive(self.seed, f"train/{self.step}/{self.ranks.rank}")
+        self.generator.manual_seed(stream)
+        torch.manual_seed(stream)  # dropout
+        batch = self._draw(self.windows, self.config.batch_size)
+        drawn = time.perf_counter()
+        loss, logs = self.policy(batch, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.ranks.average_gradients(self.parameters)
+        if self.config.max_gradient:
+            logs = {**logs, "gradient": torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient)}
+        # On a GPU looking at the loss waits for it, so look rarely there.
+        if (loss.device.type == "cpu" or self.step % 50 == 0) and not torch.isfinite(loss):
+            dump_and_raise(self.directory, self.step, batch, stream, self.policy, self.run_config)
+        computed = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self.optimizer.step()
+        ema_update(self.average, self.policy, ema_decay(self.config.ema, self.step))
+        self._seconds["data"] += drawn - started
+        self._seconds["forward_backward"] += computed - drawn
+        self._seconds["optimizer"] += time.perf_counter() - computed
+        return loss, logs
+
+    def _draw(self, windows: Windows, count: int) -> Batch:
+        device = self.generator.device
+        index = torch.randint(len(windows), (count,), generator=self.generator, device=device)
+        return windows.gather(index).to(device)
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        assert self.validation is not None
+        self.generator.manual_seed(derive(self.seed, "validation"))
+        with evaluating(self.average):
+            losses = [
+                float(self.average.loss(self._draw(self.validation, 256), self.generator)[0]) for _ in range(8)
+            ]
+        return sum(losses) / len(losses)
+
+    def _restore(self, directory: Path) -> None:
+        tensors = ckpt.read_tensors(directory / "training.safetensors")
+        model = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+        ckpt.check_tensors(self.policy.state_dict(), model, directory / "training.safetensors")
+        self.policy.load_state_dict(model)
+        self.average.load_state_dict(ckpt.read_tensors(directory / "policy.safetensors"))
+        state = ckpt.read_json(directory / "training.json")
+        if state["seed"] != self.seed:
+            raise CheckpointError(f"{directory} was trained with seed {state['seed']}, not {self.seed}.")
+        self.step = int(state["step"])
+        for index, parameter in enumerate(self.parameters):
+            prefix = f"optimizer.{index}."
+            entries = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            self.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in entries.items()
+            }
+
+

@@ -1,0 +1,124 @@
+"""Diffusion Policy (Chi et al., RSS 2023): conditional denoising of action chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from robopolicy.codecs import Codec
+from robopolicy.diffusion.denoiser import Prediction, clean_estimate, training_target
+from robopolicy.diffusion.noise import noise_level, sigma_table
+from robopolicy.diffusion.samplers import Sampler, denoise
+from robopolicy.errors import ConfigError
+from robopolicy.networks.observation import StateEncoder
+from robopolicy.policies.policy import Generators, Policy, draw
+from robopolicy.registry import build, register
+from robopolicy.spec import Spec
+
+if TYPE_CHECKING:
+    from robopolicy.data.windows import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """Defaults follow the paper's low-dimensional setting (To 2, Tp 16, Ta 8, 100 training steps)."""
+
+    obs_horizon: int = 2
+    pred_horizon: int = 16
+    action_horizon: int = 8
+    network: Mapping[str, Any] = field(default_factory=lambda: {"name": "mlp"})
+    sampler: Mapping[str, Any] = field(default_factory=lambda: {"name": "ddim", "steps": 10})
+    train_steps: int = 100
+    schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    prediction: Prediction = "epsilon"
+    clip: bool = True
+    """Clip the clean estimate to the range of the (encoded) data at every denoising step."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network alone; everything around it stays float32."""
+
+    def __post_init__(self) -> None:
+        if self.train_steps < 1:
+            raise ConfigError(f"diffusion: train_steps must be >= 1, got {self.train_steps}.")
+
+
+@register("policy", "diffusion")
+class DiffusionPolicy(Policy):
+    """Noise is regressed at uniformly drawn noise levels; sampling denoises from pure noise."""
+
+    capabilities = frozenset({"trainable", "noise", "chain", "gradient"})
+
+    def __init__(self, config: DiffusionConfig, *, spec: Spec, codec: Codec) -> None:
+        super().__init__(
+            spec,
+            codec,
+            obs_horizon=config.obs_horizon,
+            pred_horizon=config.pred_horizon,
+            action_horizon=config.action_horizon,
+        )
+        self.config = config
+        self.encoder = StateEncoder(spec, config.obs_horizon)
+        self.network = build(
+            "network",
+            config.network,
+            action_size=codec.action_size,
+            horizon=config.pred_horizon,
+            condition_size=self.encoder.size,
+        )
+        self.sampler: Sampler = build(
+            "sampler", config.sampler, train_steps=config.train_steps, schedule=config.schedule
+        )
+        table = sigma_table(config.train_steps, config.schedule).float()
+        self.register_buffer("sigmas", table, persistent=False)
+
+    sigmas: Tensor
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the prediction target, over all Tp x Dz entries that are not masked."""
+        clean = self.codec.encode_action(batch.action, batch.observation)
+        condition = self.encoder(self.codec.encode_observation(batch.observation))
+        noise = torch.empty_like(clean).normal_(generator=generator)
+        step = torch.randint(len(self.sigmas), (len(clean),), generator=generator, device=clean.device)
+        sigma = self.sigmas[step]
+        scale = torch.rsqrt(1 + sigma**2)[:, None, None]
+        noisy = (clean + sigma[:, None, None] * noise) * scale
+        output = self._network(noisy, noise_level(sigma), condition).float()
+        error = (output - training_target(self.config.prediction, clean, noise, sigma)) ** 2
+        if batch.mask is not None:
+            weight = batch.mask[..., None].to(error.dtype)
+            loss = (error * weight).sum() / (weight.sum() * error.shape[-1]).clamp_min(1)
+        else:
+            loss = error.mean()
+        return loss, {}
+
+    def generate(
+        self, observation: dict[str, Tensor], noise: Tensor, generator: Generators, deterministic: bool
+    ) -> Tensor:
+        """Denoise; a given noise selects the deterministic path (eta = 0) of the same solver."""
+        batch, n = noise.shape[:2]
+        condition = self.encoder(self.codec.encode_observation(observation))
+        if n > 1:
+            condition = condition.repeat_interleave(n, 0)
+        eta = 0.0 if deterministic else self.sampler.eta
+        step_noise = None
+        if eta > 0:
+            shape = (batch, self.sampler.steps, n, *noise.shape[2:])
+            step_noise = draw(shape, generator, noise.device).transpose(0, 1).flatten(1, 2)
+
+        def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+            return clean_estimate(self._network, self.config.prediction, x, sigma, condition)
+
+        clip = self.codec.action_bounds() if self.config.clip else None
+        start = self.sampler.start(noise.flatten(0, 1))
+        return denoise(denoiser, start, self.sampler.sigmas, eta=eta, step_noise=step_noise, clip=clip)
+
+    def _network(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+        if self.config.precision == "float32":
+            output: Tensor = self.network(x, level, condition)
+            return output
+        with torch.autocast(x.device.type, torch.bfloat16):
+            output = self.network(x, level, condition)
+        return output

@@ -1,0 +1,209 @@
+"""What every policy is: a spec, a codec, and `sample`."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robopolicy.codecs import Codec
+from robopolicy.errors import ConfigError, MissingCapability
+from robopolicy.spec import Spec
+from robopolicy.task import Task
+
+if TYPE_CHECKING:
+    from robopolicy.data.windows import Batch
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """n chunks for each of B observations. Arrays are NumPy if the observation was."""
+
+    actions: Any
+    """`[B, n, Tp, Da]` in the robot's units."""
+    latent: Any
+    """The noise they came from, `[B, n, Tp, Dz]`."""
+    chain: Any | None = None
+    """Denoising states `[K+1, B, n, Tp, Dz]`, where recorded."""
+    log_prob: Any | None = None
+    energy: Any | None = None
+    timing: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a policy comes from; stored in its checkpoint."""
+
+    task: Task | None = None
+    used_seeds: tuple[int, ...] = ()
+    """Episode seeds its data was collected with, and those it practised or was selected on."""
+    fingerprint: str = ""
+    """Of the dataset."""
+    step: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The whole run's configuration."""
+
+
+class Policy(nn.Module, abc.ABC):
+    """Observation history in, chunks of actions out; holds no per-episode state.
+
+    At time t it sees observations t-(To-1) .. t and predicts actions t-(To-1) .. t-(To-1)+Tp-1; rows
+    ``[To-1 : To-1+Ta]`` are meant to be executed.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """Of: trainable, noise, chain, energy, gradient."""
+
+    def __init__(
+        self, spec: Spec, codec: Codec, *, obs_horizon: int, pred_horizon: int, action_horizon: int
+    ) -> None:
+        super().__init__()
+        check_horizons(obs_horizon, pred_horizon, action_horizon)
+        self.spec, self.codec = spec, codec
+        self.obs_horizon, self.pred_horizon, self.action_horizon = obs_horizon, pred_horizon, action_horizon
+        self.provenance = Provenance()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """`(Tp, Dz)`: the standard-normal latent of one chunk."""
+        return self.pred_horizon, self.codec.action_size
+
+    def require(self, *capabilities: str) -> None:
+        """Raise unless the policy declares these capabilities.
+
+        Raises:
+            MissingCapability: names what is missing and what there is.
+        """
+        missing = sorted(set(capabilities) - self.capabilities)
+        if missing:
+            raise MissingCapability(
+                f"{type(self).__name__} lacks {', '.join(missing)}; it has: "
+                f"{', '.join(sorted(self.capabilities)) or 'none'}."
+            )
+
+    @abc.abstractmethod
+    def generate(
+        self, observation: dict[str, Tensor], noise: Tensor, generator: Generators, deterministic: bool
+    ) -> Tensor:
+        """Encoded chunks `[B*n, Tp, Dz]` from raw observations `[B, To, ...]` and noise `[B, n, Tp, Dz]`."""
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss (a scalar) and what to log, for a batch in the robot's units."""
+        raise MissingCapability(f"{type(self).__name__} is not trainable.")
+
+    @torch.no_grad()
+    def sample(
+        self,
+        observation: Mapping[str, Any],
+        *,
+        n: int = 1,
+        noise: Any | None = None,
+        generator: Generators = None,
+    ) -> Sample:
+        """Chunks for a batch of observation histories.
+
+        Args:
+            observation: NumPy arrays or tensors `[B, To, ...]` for every key of the spec.
+            n: chunks per observation.
+            noise: latent `[B, n, Tp, Dz]`; giving it makes the result deterministic.
+            generator: one for the batch, or one per row (a row then never depends on its batch).
+        """
+        started = time.perf_counter()
+        is_numpy = not any(isinstance(value, Tensor) for value in observation.values())
+        raw = {k: torch.as_tensor(v, device=self.device) for k, v in observation.items()}
+        batch = self._check(raw)
+        deterministic = noise is not None
+        if noise is None:
+            latent = draw((batch, n, *self.noise_shape), generator, self.device)
+        else:
+            latent = torch.as_tensor(noise, device=self.device, dtype=torch.float32)
+            if latent.shape != (batch, n, *self.noise_shape):
+                raise ConfigError(
+                    f"noise must be {[batch, n, *self.noise_shape]}, got {list(latent.shape)}."
+                )
+        with evaluating(self):
+            code = self.generate(raw, latent, generator, deterministic)
+        rows = {k: v.repeat_interleave(n, 0) for k, v in raw.items()} if n > 1 else raw
+        actions = self.codec.decode_action(code, rows)
+        actions = actions.view(batch, n, *actions.shape[1:])
+        timing = {"sample": time.perf_counter() - started}
+        if is_numpy:
+            return Sample(actions=_numpy(actions), latent=_numpy(latent), timing=timing)
+        return Sample(actions=actions, latent=latent, timing=timing)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, so that wrappers which intercept calls (torch.compile, DDP) see it."""
+        return self.loss(batch, generator)
+
+    def _check(self, observation: Mapping[str, Tensor]) -> int:
+        sizes = set()
+        for key, wanted in self.spec.observations.items():
+            if key not in observation:
+                raise ConfigError(f"Observation lacks {key!r}; given: {sorted(observation)}.")
+            shape = tuple(observation[key].shape)
+            if shape[1:] != (self.obs_horizon, *wanted.shape):
+                raise ConfigError(
+                    f"Observation {key!r} must be [B, {self.obs_horizon}, "
+                    f"{', '.join(map(str, wanted.shape))}], got {list(shape)}."
+                )
+            sizes.add(shape[0])
+        if len(sizes) != 1:
+            raise ConfigError(f"Observations differ in batch size: {sorted(sizes)}.")
+        return sizes.pop()
+
+
+def check_horizons(obs_horizon: int, pred_horizon: int, action_horizon: int) -> None:
+    """Raise unless the executed rows ``[To-1 : To-1+Ta]`` lie inside the prediction.
+
+    Raises:
+        ConfigError: with the numbers.
+    """
+    if min(obs_horizon, pred_horizon, action_horizon) < 1:
+        raise ConfigError(f"Horizons must be >= 1: To={obs_horizon}, Tp={pred_horizon}, Ta={action_horizon}.")
+    if pred_horizon < obs_horizon - 1 + action_horizon:
+        raise ConfigError(
+            f"pred_horizon {pred_horizon} is too short: obs_horizon - 1 + action_horizon = "
+            f"{obs_horizon} - 1 + {action_horizon} = {obs_horizon - 1 + action_horizon}."
+        )
+
+
+def draw(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Standard-normal `[B, ...]`; with one generator per row, row i comes from generator i alone."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator, device=device)
+    if len(generator) != shape[0]:
+        raise ConfigError(f"Got {len(generator)} generators for {shape[0]} rows.")
+    return torch.stack([torch.randn(shape[1:], generator=g, device=device) for g in generator])
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the previous mode after."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return value.cpu().numpy()

@@ -1,0 +1,245 @@
+"""Running policies in environments: stacking observations, executing chunks, resetting lanes.
+
+Alignment, everywhere in robopolicy: at time t a policy sees observations t-(To-1) .. t, predicts actions for
+t-(To-1) .. t-(To-1)+Tp-1, and rows ``[To-1 : To-1+Ta]`` of that prediction are executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from robopolicy.errors import ConfigError
+from robopolicy.seeding import derive
+from robopolicy.vector import ChunkStep, LaneVectorEnv
+
+if TYPE_CHECKING:
+    import torch
+
+    from robopolicy.policies.policy import Policy
+
+
+@dataclass(frozen=True)
+class LaneView:
+    """What an actor sees of B lanes before a chunk."""
+
+    observation: dict[str, np.ndarray]
+    """`[B, To, ...]`."""
+    seeds: np.ndarray
+    """Episode seed of each lane, int64 `[B]`."""
+    time: np.ndarray
+    """Steps already executed in each lane's episode, int64 `[B]`."""
+
+
+class Actor(Protocol):
+    """Chooses the next chunk for every lane."""
+
+    obs_horizon: int
+    action_horizon: int
+
+    def act(self, view: LaneView) -> np.ndarray | None:
+        """Actions `[B, Ta, Da]`, or None to let each environment's scripted expert act."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChunkTransition:
+    """One chunk in B lanes, as reinforcement learning wants it."""
+
+    observation: dict[str, np.ndarray]
+    """`[B, To, ...]` before the chunk."""
+    next_observation: dict[str, np.ndarray]
+    """`[B, To, ...]` after it: the final one where an episode ended."""
+    step: ChunkStep
+
+
+class ChunkRunner:
+    """B lanes with stacked observations, stepped a chunk at a time; the caller resets finished lanes."""
+
+    def __init__(self, envs: LaneVectorEnv, *, obs_horizon: int, action_horizon: int) -> None:
+        if action_horizon > envs.chunk:
+            raise ConfigError(f"action_horizon {action_horizon} exceeds the environments' {envs.chunk}.")
+        self.envs, self.obs_horizon, self.action_horizon = envs, obs_horizon, action_horizon
+        self.observation: dict[str, np.ndarray] = {}
+        self.seeds = np.full(envs.num_envs, -1, np.int64)
+        self.time = np.zeros(envs.num_envs, np.int64)
+
+    def reset(self, mask: np.ndarray, seeds: np.ndarray) -> None:
+        """Start new episodes in the masked lanes; their first observation fills the whole history."""
+        first, _ = self.envs.reset(seed=seeds.tolist(), options={"reset_mask": mask})
+        for key, value in first.items():
+            stacked = np.repeat(value[:, None], self.obs_horizon, axis=1)
+            if key in self.observation:
+                self.observation[key] = self.observation[key].copy()
+                self.observation[key][mask] = stacked[mask]
+            else:
+                self.observation[key] = stacked
+        self.seeds = np.where(mask, seeds, self.seeds)
+        self.time = np.where(mask, 0, self.time)
+
+    @property
+    def view(self) -> LaneView:
+        """What an actor may see now."""
+        return LaneView(self.observation, self.seeds, self.time)
+
+    def step(self, chunk: np.ndarray | None, active: np.ndarray | None = None) -> ChunkTransition:
+        """Execute a chunk `[B, Ta, Da]` (None: the scripted experts act)."""
+        step = self.envs.step_chunk(chunk, length=self.action_horizon, active=active)
+        before, after = self.observation, {}
+        # Row r of the new history is entry steps+r of (old history, new observations).
+        rows = step.steps[:, None] + np.arange(self.obs_horizon)
+        lanes = np.arange(self.envs.num_envs)[:, None]
+        for key, old in before.items():
+            joined = np.concatenate([old, step.observations[key]], axis=1)
+            after[key] = joined[lanes, rows]
+        self.observation, self.time = after, self.time + step.steps
+        return ChunkTransition(observation=before, next_observation=after, step=step)
+
+
+@dataclass
+class Episode:
+    """One finished episode."""
+
+    index: int
+    seed: int
+    steps: int = 0
+    success: bool = False
+    """At any step."""
+    success_final: bool = False
+    """At the last step (which comes `success_hold` steps after the first success)."""
+    total_reward: float = 0.0
+    first_success: int = -1
+    data: dict[str, np.ndarray] = field(default_factory=dict)
+    """Observations before each action `[T, ...]`, "action" `[T, Da]`, "reward" `[T]`, where recorded."""
+
+
+def run_episodes(
+    envs: LaneVectorEnv,
+    actor: Actor,
+    seeds: Sequence[int],
+    *,
+    record: bool = False,
+    stop: Callable[[Episode], bool] | None = None,
+) -> Iterator[Episode]:
+    """Run one episode for each seed and yield them as they finish.
+
+    The policy's batch is always B, and which lane plays which episode depends only on earlier episodes'
+    lengths, so results do not depend on the number of worker processes.
+
+    Args:
+        record: keep each episode's arrays.
+        stop: called with every finished episode; True stops handing out new ones.
+    """
+    runner = ChunkRunner(envs, obs_horizon=actor.obs_horizon, action_horizon=actor.action_horizon)
+    current: list[Episode | None] = [None] * envs.num_envs
+    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in current]
+    waiting = iter(enumerate(seeds))
+    stopped = False
+    while True:
+        fresh = np.zeros(envs.num_envs, bool)
+        lane_seeds = np.maximum(runner.seeds, 0)
+        for lane in range(envs.num_envs):
+            entry = None if stopped or current[lane] else next(waiting, None)
+            if entry is not None:
+                current[lane] = Episode(index=entry[0], seed=entry[1])
+                fresh[lane], lane_seeds[lane] = True, entry[1]
+        if not runner.observation:
+            runner.reset(np.ones_like(fresh), np.where(fresh, lane_seeds, lane_seeds.max()))
+        elif fresh.any():
+            runner.reset(fresh, lane_seeds)
+        active = np.array([episode is not None for episode in current])
+        if not active.any():
+            return
+        transition = runner.step(actor.act(runner.view), active)
+        step = transition.step
+        for lane in np.flatnonzero(active):
+            episode, count = current[lane], int(step.steps[lane])
+            assert episode is not None
+            success = step.success[lane, :count]
+            if success.any() and not episode.success:
+                episode.success = True
+                episode.first_success = episode.steps + int(np.argmax(success)) + 1
+            episode.success_final = bool(success[-1])
+            episode.total_reward += float(step.rewards[lane, :count].sum())
+            episode.steps += count
+            if record:
+                parts[lane].append(_rows(transition, lane, count))
+            if step.terminated[lane] or step.truncated[lane]:
+                if record:
+                    episode.data = {k: np.concatenate([p[k] for p in parts[lane]]) for k in parts[lane][0]}
+                    parts[lane] = []
+                current[lane] = None
+                stopped = stopped or (stop is not None and stop(episode))
+                yield episode
+
+
+def _rows(transition: ChunkTransition, lane: int, count: int) -> dict[str, np.ndarray]:
+    rows = {}
+    for key, after in transition.step.observations.items():
+        now = transition.observation[key][lane, -1:]
+        rows[key] = np.concatenate([now, after[lane, : count - 1]])
+    rows["action"] = transition.step.actions[lane, :count]
+    rows["reward"] = transition.step.rewards[lane, :count].astype(np.float32)
+    return rows
+
+
+class ExpertActor:
+    """The scripted expert of each environment, acting inside its worker."""
+
+    obs_horizon = 1
+
+    def __init__(self, action_horizon: int = 16) -> None:
+        self.action_horizon = action_horizon
+
+    def act(self, view: LaneView) -> None:
+        """None: the environments' own experts act."""
+        return None
+
+
+class ReplayActor:
+    """Actions of recorded episodes, found by their seeds (zero once an episode's recording ends)."""
+
+    obs_horizon = 1
+
+    def __init__(self, actions: dict[int, np.ndarray], action_horizon: int = 8) -> None:
+        self.actions, self.action_horizon = actions, action_horizon
+
+    def act(self, view: LaneView) -> np.ndarray:
+        """`[B, Ta, Da]`."""
+        size = next(iter(self.actions.values())).shape[1]
+        chunk = np.zeros((len(view.seeds), self.action_horizon, size), np.float32)
+        for lane, (seed, time) in enumerate(zip(view.seeds.tolist(), view.time.tolist(), strict=True)):
+            rows = self.actions[seed][time : time + self.action_horizon]
+            chunk[lane, : len(rows)] = rows
+        return chunk
+
+
+class PolicyActor:
+    """A policy with one random generator per lane, seeded by the lane's episode."""
+
+    def __init__(self, policy: Policy, action_horizon: int | None = None) -> None:
+        self.policy = policy
+        self.obs_horizon = policy.obs_horizon
+        self.action_horizon = action_horizon or policy.action_horizon
+        if self.obs_horizon - 1 + self.action_horizon > policy.pred_horizon:
+            raise ConfigError(
+                f"action_horizon {self.action_horizon} needs pred_horizon >= obs_horizon - 1 + action_horizon"
+                f" = {self.obs_horizon - 1 + self.action_horizon}, the policy has {policy.pred_horizon}."
+            )
+        self._generators: list[torch.Generator] = []
+
+    def act(self, view: LaneView) -> np.ndarray:
+        """The executed rows of one sample, `[B, Ta, Da]`."""
+        import torch
+
+        while len(self._generators) < len(view.seeds):
+            self._generators.append(torch.Generator(self.policy.device))
+        for lane in np.flatnonzero(view.time == 0):
+            self._generators[lane].manual_seed(derive(int(view.seeds[lane]), "noise"))
+        observation = {key: view.observation[key] for key in self.policy.spec.observations}
+        sample = self.policy.sample(observation, generator=self._generators[: len(view.seeds)])
+        start = self.obs_horizon - 1
+        return np.asarray(sample.actions[:, 0, start : start + self.action_horizon], np.float32)

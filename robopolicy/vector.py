@@ -1,0 +1,348 @@
+"""Many environments of one task, stepping whole chunks, in this process or in workers over shared memory.
+
+A *lane* is one slot of the batch. Lanes are a setting of the caller; how many worker processes share them
+changes only the speed: lane i sees the same seeds and actions either way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from robopolicy.env import Expert, Observation, RobotEnv, make_env
+from robopolicy.errors import ConfigError, RobopolicyError, SpecMismatch
+from robopolicy.seeding import derive
+from robopolicy.spec import Spec
+from robopolicy.task import Task
+
+FrameHook = Callable[[int, RobotEnv], None]
+
+
+class WorkerError(RobopolicyError, RuntimeError):
+    """An environment worker failed or died."""
+
+
+@dataclass(frozen=True)
+class ChunkStep:
+    """What one chunk did in each of B lanes. Row j of a lane is meaningful for ``j < steps[lane]``."""
+
+    observations: dict[str, np.ndarray]
+    """After each step, `[B, Ta, ...]`."""
+    actions: np.ndarray
+    """As executed, `[B, Ta, Da]`."""
+    rewards: np.ndarray
+    """`[B, Ta]`."""
+    success: np.ndarray
+    """After each step, bool `[B, Ta]`."""
+    steps: np.ndarray
+    """Steps executed, `[B]`; 0 for lanes that were idle."""
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+class _Buffers:
+    """One flat memory shared by all processes, seen as the arrays of a `ChunkStep`."""
+
+    def __init__(self, memory: Any, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        offset = 0
+        for name, (shape, dtype) in layout.items():
+            count = int(np.prod(shape))
+            array = np.frombuffer(memory, dtype=dtype, count=count, offset=offset).reshape(shape)
+            self.arrays[name] = array
+            offset += -(-array.nbytes // 64) * 64
+
+    @staticmethod
+    def size(layout: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
+        sizes = (int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in layout.values())
+        return sum(-(-size // 64) * 64 for size in sizes)
+
+
+def _layout(spec: Spec, lanes: int, chunk: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    layout: dict[str, tuple[tuple[int, ...], str]] = {
+        "action": ((lanes, chunk, spec.action.size), "float32"),
+        "reward": ((lanes, chunk), "float64"),
+        "success": ((lanes, chunk), "bool"),
+        "steps": ((lanes,), "int64"),
+        "terminated": ((lanes,), "bool"),
+        "truncated": ((lanes,), "bool"),
+    }
+    for key, observation in spec.observations.items():
+        if observation.kind != "text":
+            layout[f"obs/{key}"] = ((lanes, chunk, *observation.shape), observation.dtype)
+            layout[f"first/{key}"] = ((lanes, *observation.shape), observation.dtype)
+    return layout
+
+
+class _Shard:
+    """The lanes of one process: builds their environments and steps chunks into the buffers."""
+
+    def __init__(self, task: Task, lanes: Sequence[int], buffers: _Buffers, hold: int | None) -> None:
+        self.task, self.lanes, self.arrays, self.hold = task, list(lanes), buffers.arrays, hold
+        self.envs: dict[int, RobotEnv] = {lane: make_env(task) for lane in self.lanes}
+        self.shapes = {key[6:]: array.shape[1:] for key, array in self.arrays.items() if key.startswith("first/")}
+        self.latest: dict[int, Observation] = {}
+        self.seeds: dict[int, int] = {}
+        self.clock: dict[int, int] = {}
+        self.first_success: dict[int, int | None] = {}
+        self.experts: dict[int, Expert] = {}
+        self.frame_hook: FrameHook | None = None
+
+    def reset(self, seeds: Mapping[int, int]) -> None:
+        for lane, seed in seeds.items():
+            observation, _ = self.envs[lane].reset(seed=seed)
+            self.latest[lane], self.seeds[lane] = observation, seed
+            self.clock[lane], self.first_success[lane] = 0, None
+            self.experts.pop(lane, None)
+            self._write("first", observation, (lane,))
+            if self.frame_hook:
+                self.frame_hook(lane, self.envs[lane])
+
+    def step(self, active: Sequence[int], length: int, use_expert: bool) -> None:
+        for lane in active:
+            self._step_lane(lane, length, use_expert)
+
+    def _step_lane(self, lane: int, length: int, use_expert: bool) -> None:
+        env, arrays = self.envs[lane], self.arrays
+        if use_expert and lane not in self.experts:
+            seed = derive(self.seeds[lane], "expert")
+            self.experts[lane] = env.expert(seed, self.task.expert)
+        terminated = truncated = False
+        done = 0
+        while done < length and not (terminated or truncated):
+            if use_expert:
+                arrays["action"][lane, done] = self.experts[lane].act(self.latest[lane])
+            action = arrays["action"][lane, done].copy()
+            observation, reward, terminated, _, info = env.step(action)
+            success = bool(info.get("success", False))
+            self.clock[lane] += 1
+            if success and self.first_success[lane] is None:
+                self.first_success[lane] = self.clock[lane]
+            first = self.first_success[lane]
+            held = first is not None and self.hold is not None and self.clock[lane] - first >= self.hold
+            terminated = bool(terminated) or held
+            truncated = not terminated and self.clock[lane] >= self.task.horizon
+            self._write("obs", observation, (lane, done))
+            arrays["reward"][lane, done], arrays["success"][lane, done] = reward, success
+            self.latest[lane] = observation
+            done += 1
+            if self.frame_hook:
+                self.frame_hook(lane, env)
+        arrays["steps"][lane] = done
+        arrays["terminated"][lane], arrays["truncated"][lane] = terminated, truncated
+
+    def _write(self, group: str, observation: Observation, where: tuple[int, ...]) -> None:
+        # NumPy would broadcast a wrong shape and keep the last episode's value of a missing key.
+        if observation.keys() != self.shapes.keys():
+            raise SpecMismatch(f"Observations {sorted(observation)} given, the spec has {sorted(self.shapes)}.")
+        for key, value in observation.items():
+            if np.shape(value) != self.shapes[key]:
+                given, wanted = list(np.shape(value)), list(self.shapes[key])
+                raise SpecMismatch(f"Observation {key!r} has shape {given}, the spec says {wanted}.")
+            self.arrays[f"{group}/{key}"][where] = value
+
+    def close(self) -> None:
+        for env in self.envs.values():
+            env.close()
+
+
+def _work(pipe: Connection, memory: Any, layout: Any, task: Task, lanes: Sequence[int], hold: Any) -> None:
+    try:
+        shard = _Shard(task, lanes, _Buffers(memory, layout), hold)
+        pipe.send(None)
+        while (message := pipe.recv()) is not None:
+            verb, arguments = message
+            getattr(shard, verb)(*arguments)
+            pipe.send(None)
+        shard.close()
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except BaseException:
+        pipe.send(traceback.format_exc())
+
+
+def _start(module: str, *arguments: Any) -> None:
+    importlib.import_module(module)  # registers the environment in a fresh interpreter
+    _work(*arguments)
+
+
+class LaneVectorEnv(VectorEnv):
+    """B lanes of one task as a ``gymnasium.vector.VectorEnv`` that never resets by itself.
+
+    Args:
+        task: the task; its horizon and `success_hold` end episodes.
+        lanes: B.
+        workers: processes that share the lanes; 0 keeps everything in this process.
+        chunk: longest chunk that `step_chunk` will be given.
+        success_hold: overrides the task's; None-like ``-1`` means success never ends an episode.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+
+    def __init__(
+        self, task: Task, lanes: int, *, workers: int = 0, chunk: int = 16, success_hold: int | None = None
+    ) -> None:
+        if lanes < 1 or workers < 0 or chunk < 1:
+            raise ConfigError(f"Need lanes >= 1, workers >= 0, chunk >= 1; got {lanes}, {workers}, {chunk}.")
+        probe = make_env(task)
+        self.task, self.num_envs, self.chunk = task, lanes, chunk
+        self.workers = min(workers, lanes)
+        self.robot_spec = probe.robot_spec
+        self.single_observation_space = probe.observation_space
+        self.single_action_space = probe.action_space
+        self.observation_space = batch_space(probe.observation_space, lanes)
+        self.action_space = batch_space(probe.action_space, lanes)
+        hold = task.success_hold if success_hold is None else success_hold
+        layout = _layout(self.robot_spec, lanes, chunk)
+        self._shard: _Shard | None = None
+        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
+        self._parts: list[list[int]] = []
+        arguments = (layout, task)
+        module = type(probe).__module__
+        probe.close()
+        if workers == 0:
+            self._buffers = _Buffers(bytearray(_Buffers.size(layout)), layout)
+            self._shard = _Shard(task, range(lanes), self._buffers, None if hold < 0 else hold)
+            return
+        context = multiprocessing.get_context("spawn")
+        memory = context.RawArray("b", _Buffers.size(layout))
+        self._buffers = _Buffers(memory, layout)
+        for worker in range(self.workers):
+            part = list(range(worker, lanes, self.workers))
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_start,
+                args=(module, theirs, memory, *arguments, part, None if hold < 0 else hold),
+                daemon=True,
+            )
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(ours)
+            self._parts.append(part)
+        self._collect_replies(range(len(self._pipes)))
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The shared buffers; overwritten by the next reset or step."""
+        return self._buffers.arrays
+
+    def on_frame(self, hook: FrameHook | None) -> None:
+        """Call ``hook(lane, env)`` after every reset and step (in-process lanes only)."""
+        if self._shard is None:
+            raise ConfigError("Frames can be watched only with workers=0.")
+        self._shard.frame_hook = hook
+
+    def reset(  # type: ignore[override]
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reset the lanes in ``options["reset_mask"]`` (all by default); `seed` has one entry per lane."""
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)), bool)
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, int) else list(seed)
+        if len(seeds) != self.num_envs or mask.shape != (self.num_envs,):
+            raise ConfigError(f"reset needs one seed and one mask entry for each of {self.num_envs} lanes.")
+        chosen = {lane: int(seeds[lane]) for lane in np.flatnonzero(mask).tolist()}
+        self._call("reset", [({lane: chosen[lane] for lane in part if lane in chosen},) for part in self._all])
+        return {k[6:]: v.copy() for k, v in self.arrays.items() if k.startswith("first/")}, {}
+
+    def step_chunk(
+        self, actions: np.ndarray | None, *, length: int | None = None, active: np.ndarray | None = None
+    ) -> ChunkStep:
+        """Execute a chunk in every active lane; a lane stops where its episode ends.
+
+        Args:
+            actions: `[B, Ta, Da]`, or None to let each environment's scripted expert act for `length` steps.
+            active: bool `[B]`; idle lanes execute 0 steps.
+        """
+        arrays = self.arrays
+        if actions is not None:
+            length = actions.shape[1]
+            if actions.shape != (self.num_envs, length, self.robot_spec.action.size):
+                raise ConfigError(
+                    f"step_chunk wants [{self.num_envs}, Ta, {self.robot_spec.action.size}] actions, "
+                    f"got {list(actions.shape)}."
+                )
+        if length is None or not 1 <= length <= self.chunk:
+            raise ConfigError(f"A chunk is 1 to {self.chunk} steps long here, got {length}.")
+        if actions is not None:
+            arrays["action"][:, :length] = actions
+        lanes = np.arange(self.num_envs) if active is None else np.flatnonzero(active)
+        if actions is not None and not np.isfinite(actions[lanes]).all():
+            raise ConfigError(f"An action for task {self.task.name} is not finite.")
+        for name in ("steps", "terminated", "truncated"):
+            arrays[name][:] = 0
+        wanted = set(lanes.tolist())
+        self._call(
+            "step", [([x for x in part if x in wanted], length, actions is None) for part in self._all]
+        )
+        return ChunkStep(
+            observations={k[4:]: v[:, :length].copy() for k, v in arrays.items() if k.startswith("obs/")},
+            actions=arrays["action"][:, :length].copy(),
+            rewards=arrays["reward"][:, :length].copy(),
+            success=arrays["success"][:, :length].copy(),
+            steps=arrays["steps"].copy(),
+            terminated=arrays["terminated"].copy(),
+            truncated=arrays["truncated"].copy(),
+        )
+
+    def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step in every lane, as gymnasium has it; ``infos["success"]`` is bool `[B]`."""
+        chunk = self.step_chunk(np.asarray(actions, np.float32)[:, None])
+        observation = {key: value[:, 0] for key, value in chunk.observations.items()}
+        infos = {"success": chunk.success[:, 0]}
+        return observation, chunk.rewards[:, 0], chunk.terminated, chunk.truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the workers."""
+        if self._shard is not None:
+            self._shard.close()
+        for pipe in self._pipes:
+            try:
+                pipe.send(None)
+            except OSError:
+                pass
+        deadline = time.monotonic() + 5
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.terminate()
+
+    @property
+    def _all(self) -> list[list[int]]:
+        return self._parts or [list(range(self.num_envs))]
+
+    def _call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> None:
+        if self._shard is not None:
+            getattr(self._shard, verb)(*arguments[0])
+            return
+        busy = []
+        for worker, (pipe, argument) in enumerate(zip(self._pipes, arguments, strict=True)):
+            if argument[0]:
+                pipe.send((verb, argument))
+                busy.append(worker)
+        self._collect_replies(busy)
+
+    def _collect_replies(self, workers: Sequence[int]) -> None:
+        for worker in workers:
+            try:
+                failure = self._pipes[worker].recv()
+            except (EOFError, ConnectionError):
+                self._processes[worker].join(1)  # the exit code is there only after the process was reaped
+                code = self._processes[worker].exitcode
+                failure = f"its process ended (exit code {code}); out of memory is the usual cause"
+            if failure is not None:
+                self.close()
+                raise WorkerError(f"Environment worker {worker} failed on task {self.task.name}:\n{failure}")
