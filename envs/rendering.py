@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import os
@@ -80,6 +81,9 @@ class Renderer:
         self._mujoco = mujoco
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
+        # Half the time of a software renderer goes into reflections, and half of the rest into multisampling.
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        model.vis.quality.offsamples = 0
         self._option = mujoco.MjvOption()
         for group in hidden_groups:
             self._option.geomgroup[group] = 0
@@ -114,6 +118,7 @@ class Renderer:
     def close(self) -> None:
         """Free the OpenGL context."""
         if self._context is not None:
+            atexit.unregister(self.close)
             self._gl.make_current()
             self._context.free()
             self._gl.free()
@@ -132,3 +137,4 @@ class Renderer:
         self._context = self._mujoco.MjrContext(self._model, self._mujoco.mjtFontScale.mjFONTSCALE_100)
         self._mujoco.mjr_setBuffer(self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._size = int(min(frame.offwidth, frame.offheight))
+        atexit.register(self.close)  # freed later, the driver's own exit handler would have run before

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 
+from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy.env import Expert, Observation, RobotEnv
 from robopolicy.errors import ConfigError, RobopolicyError, SpecMismatch, unknown
 from robopolicy.registry import parse, register
@@ -105,10 +105,7 @@ class RobosuiteEnv(RobotEnv):
         self._joints = np.array(robot._ref_joint_pos_indexes)
         self._joint_velocities = np.array(robot._ref_joint_vel_indexes)
         cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
-        for camera in (*task.cameras, *filter(None, (task.video_camera,))):
-            if camera not in cameras:
-                raise ConfigError(f"task {task.name}: " + unknown("camera", camera, cameras))
-        self.robot_spec = _spec(config, task)
+        self.robot_spec = _spec(config, camera_specs(task, cameras))
         self.observation_space, self.action_space = spaces_of(self.robot_spec)
         self._ready = False
 
@@ -145,9 +142,7 @@ class RobosuiteEnv(RobotEnv):
         """
         if not self._ready:
             raise RobopolicyError("Call reset() before step().")
-        action = np.asarray(action, np.float64)
-        if action.shape != (self.robot_spec.action.size,) or not np.isfinite(action).all():
-            raise SpecMismatch(f"An action is {self.robot_spec.action.size} finite numbers, got {action}.")
+        action = checked(action, self.robot_spec.action)
         model, data = self._model, self._data
         for substep in range(self._substeps):
             self._mujoco.mj_step1(model, data)
@@ -241,25 +236,11 @@ class RobosuiteEnv(RobotEnv):
         return quaternion
 
 
-def spaces_of(spec: Spec) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
-    """The gymnasium observation and action spaces of a spec."""
-    observations: dict[str, gymnasium.Space[Any]] = {}
-    for key, item in spec.observations.items():
-        low, high = (0, 255) if item.kind == "image" else (-np.inf, np.inf)
-        dtype: Any = np.dtype(item.dtype).type
-        observations[key] = gymnasium.spaces.Box(low, high, item.shape, dtype)
-    action = gymnasium.spaces.Box(np.float32(spec.action.low), np.float32(spec.action.high))
-    return gymnasium.spaces.Dict(observations), action
-
-
-def _spec(config: RobosuiteConfig, task: Task) -> Spec:
+def _spec(config: RobosuiteConfig, images: Mapping[str, ObservationSpec]) -> Spec:
     observations = {key: _PROPRIOCEPTION[key] for key in config.proprioception}
     size = 10 if config.task == "Lift" else 14
     observations["object-state"] = ObservationSpec(shape=(size,), frame="world", group="object")
-    for camera in task.cameras:
-        shape = (task.image_size, task.image_size, 3)
-        image = ObservationSpec(shape=shape, dtype="uint8", kind="image", group="vision")
-        observations[f"{camera}_image"] = image
+    observations.update(images)
     names = ("x", "y", "z", "rx", "ry", "rz", "gripper")
     gripper = ActionPart(kind="gripper", size=1)
     if config.controller == "delta":

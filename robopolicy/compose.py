@@ -15,7 +15,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from robopolicy.errors import ConfigError, unknown
@@ -31,7 +31,8 @@ def config_directory() -> Path:
 def compose(root: str, overrides: Iterable[str] = (), *, directory: Path | None = None) -> dict[str, Any]:
     """The configuration ``<root>.yaml`` with overrides (``policy=diffusion``, ``trainer.steps=5``).
 
-    Interpolations are resolved and the result is plain dicts, lists and scalars.
+    Interpolations are resolved and the result is plain dicts, lists and scalars. A group without a choice
+    is None.
 
     Raises:
         ConfigError: an unknown group choice or key (lists the valid ones), an override that cannot be read,
@@ -46,27 +47,32 @@ def compose(root: str, overrides: Iterable[str] = (), *, directory: Path | None 
                 "or write a list as key=[a,b] and text as key='\"a,b\"'."
             )
     groups, values = _resolve_groups(root, parsed, directory)
-    chosen = _hydra(root, groups, directory)
+    composed, known = _hydra(root, groups, directory)
     for override in values:
         if not (override.is_add() or override.is_force_add()):
-            _check_key(chosen, override, directory)
-    composed = _hydra(root, [*groups, *(str(override.input_line) for override in values)], directory)
+            _check_key(composed, override, directory, known)
+    if values:
+        composed, _ = _hydra(root, [*groups, *(str(override.input_line) for override in values)], directory)
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no default: give {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    return cast(dict[str, Any], plain)
+    unset = {group: None for group, choice in known.items() if choice is None and "@" not in group}
+    return {**unset, **cast(dict[str, Any], plain)}
 
 
 def choices(
     root: str, overrides: Iterable[str] = (), *, directory: Path | None = None
 ) -> dict[str, str | None]:
-    """The group choices that a composition makes, ``{"policy": "diffusion", "network": "mlp", ...}``."""
+    """The choices that a composition makes: ``{"policy": "diffusion", "network@policy.network": "mlp"}``.
+
+    After ``@`` stands where in the configuration the choice goes, if that is not the group's own name.
+    """
     directory = directory or config_directory()
     groups, _ = _resolve_groups(root, parse_overrides(overrides), directory)
-    return {key.partition("@")[0]: choice for key, choice in _choices(root, groups, directory).items()}
+    return _hydra(root, groups, directory)[1]
 
 
 def options(group: str, directory: Path | None = None) -> list[str]:
@@ -76,7 +82,7 @@ def options(group: str, directory: Path | None = None) -> list[str]:
 
 
 def sweep(overrides: Iterable[str], directory: Path | None = None) -> list[list[str]]:
-    """Every combination of overrides like ``seed=0,1``, ``seed=range(3)`` and ``task=*``, in order.
+    """Every combination of overrides like ``seed=0,1``, ``seed=range(3)`` and ``task=glob(*)``, in order.
 
     Raises:
         ConfigError: an override that cannot be read or enumerated.
@@ -124,10 +130,11 @@ def _resolve_groups(
     pending = [o for o in overrides if (directory / o.key_or_group).is_dir() and not o.is_delete()]
     values = [o for o in overrides if o not in pending]
     resolved: list[str] = []
-    known = _choices(root, resolved, directory)
     while pending:
-        # A choice may bring further groups along, so take first what is known already.
-        ready = [o for o in pending if o.is_add() or _matching(known, o.key_or_group)]
+        _, known = _hydra(root, resolved, directory)
+        # A choice may bring further groups along or take them away, so the root's own groups come first.
+        ready = [o for o in pending if o.is_add() or o.key_or_group in known]
+        ready = ready or [o for o in pending if _matching(known, o.key_or_group)]
         if not ready:
             name = pending[0].key_or_group
             valid = {key.partition("@")[0] for key in known}
@@ -137,12 +144,14 @@ def _resolve_groups(
             value, group = override.value(), override.key_or_group
             if value is not None and value not in (valid_names := options(group, directory)):
                 raise ConfigError(unknown(group, str(value), valid_names))
-            text = "null" if value is None else value
-            prefix = "+" if override.is_add() else ""
-            for key in [group] if override.is_add() else _matching(known, group):
-                resolved.append(f"{prefix}{key}={text}")
+            if override.is_add():
+                resolved.append(str(override.input_line))
+            for key in _matching(known, group):
+                if value is not None:
+                    resolved.append(f"{key}={value}")
+                elif known[key] is not None:
+                    resolved.append(f"~{key}")
             pending.remove(override)
-        known = _choices(root, resolved, directory)
     return resolved, values
 
 
@@ -150,41 +159,41 @@ def _matching(known: Mapping[str, str | None], group: str) -> list[str]:
     return [key for key in known if key.partition("@")[0] == group]
 
 
-def _choices(root: str, overrides: list[str], directory: Path) -> dict[str, str | None]:
-    config = _hydra(root, overrides, directory, return_hydra_config=True)
-    found = cast(dict[str, str | None], OmegaConf.to_container(config.hydra.runtime.choices))
-    return {key: choice for key, choice in found.items() if not key.startswith("hydra/")}
-
-
-def _check_key(config: DictConfig, override: Override, directory: Path) -> None:
+def _check_key(
+    config: DictConfig, override: Override, directory: Path, groups: Mapping[str, str | None]
+) -> None:
     """Raise unless every part of a dotted key exists in the configuration."""
     node: Any = config
     parts = override.key_or_group.split(".")
     for depth, part in enumerate(parts):
         above = ".".join(parts[:depth])
         if not isinstance(node, DictConfig):
-            value = "null" if node is None else repr(node)
-            what = f"choose one with {above}=..." if (directory / above).is_dir() else f"{above} is {value}"
-            raise ConfigError(f"{override.key_or_group!r} cannot be set: {what}.")
-        if part not in node:
-            siblings = {f"{above}.{key}" if above else str(key) for key in node}
-            if not above:
-                siblings |= {key.partition("@")[0] for key in config if isinstance(key, str)}
-            path = ".".join(parts[: depth + 1])
-            raise ConfigError(unknown("key", path, siblings))
+            raise ConfigError(f"{override.key_or_group!r} cannot be set: {above} is {node!r}.")
+        if part not in node.keys():  # noqa: SIM118 - `in` denies keys whose value is missing
+            if depth:
+                raise ConfigError(unknown(f"key of {above}", part, map(str, node)))
+            if part in groups:
+                what = f"{override.key_or_group!r} cannot be set: no {part} is chosen"
+                raise ConfigError(f"{what}. Valid: {', '.join(options(part, directory))}.")
+            raise ConfigError(unknown("key", part, {*map(str, node), *(g.partition("@")[0] for g in groups)}))
         node = None if OmegaConf.is_missing(node, part) else node._get_node(part)
         if not isinstance(node, DictConfig) and node is not None:
             node = node._value()
 
 
-def _hydra(root: str, overrides: list[str], directory: Path, return_hydra_config: bool = False) -> DictConfig:
+def _hydra(root: str, overrides: list[str], directory: Path) -> tuple[DictConfig, dict[str, str | None]]:
+    """A composition, and the group choices made in it."""
     if not (directory / f"{root}.yaml").is_file():
         raise ConfigError(unknown("configuration", root, (path.stem for path in directory.glob("*.yaml"))))
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(directory.resolve())):
-            return hydra.compose(root, overrides, return_hydra_config=return_hydra_config)
+            config = hydra.compose(root, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
+    made = cast(dict[str, str | None], OmegaConf.to_container(config.hydra.runtime.choices))
+    with open_dict(config):
+        del config["hydra"]
+    return config, {key: choice for key, choice in made.items() if not key.startswith("hydra/")}
 
 
 def _first_line(error: Exception) -> str:

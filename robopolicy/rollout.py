@@ -14,6 +14,7 @@ import numpy as np
 
 from robopolicy.errors import ConfigError
 from robopolicy.seeding import derive
+from robopolicy.spec import Spec
 from robopolicy.vector import ChunkStep, LaneVectorEnv
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class LaneView:
 class Actor(Protocol):
     """Chooses the next chunk for every lane."""
 
+    spec: Spec | None
+    """What it needs of the environments; None if it takes any."""
     obs_horizon: int
     action_horizon: int
 
@@ -70,13 +73,12 @@ class ChunkRunner:
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> None:
         """Start new episodes in the masked lanes; their first observation fills the whole history."""
         first, _ = self.envs.reset(seed=seeds.tolist(), options={"reset_mask": mask})
+        fresh = {}  # the present history belongs to the last transition, so it stays as it is
         for key, value in first.items():
-            stacked = np.repeat(value[:, None], self.obs_horizon, axis=1)
+            fresh[key] = np.repeat(value[:, None], self.obs_horizon, axis=1)
             if key in self.observation:
-                self.observation[key] = self.observation[key].copy()
-                self.observation[key][mask] = stacked[mask]
-            else:
-                self.observation[key] = stacked
+                fresh[key][~mask] = self.observation[key][~mask]
+        self.observation = fresh
         self.seeds = np.where(mask, seeds, self.seeds)
         self.time = np.where(mask, 0, self.time)
 
@@ -132,7 +134,12 @@ def run_episodes(
     Args:
         record: keep each episode's arrays.
         stop: called with every finished episode; True stops handing out new ones.
+
+    Raises:
+        SpecMismatch: the environments lack what the actor needs.
     """
+    if actor.spec is not None:
+        actor.spec.require(envs.robot_spec)
     runner = ChunkRunner(envs, obs_horizon=actor.obs_horizon, action_horizon=actor.action_horizon)
     current: list[Episode | None] = [None] * envs.num_envs
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in current]
@@ -172,7 +179,8 @@ def run_episodes(
                     episode.data = {k: np.concatenate([p[k] for p in parts[lane]]) for k in parts[lane][0]}
                     parts[lane] = []
                 current[lane] = None
-                stopped = stopped or (stop is not None and stop(episode))
+                if stop is not None and stop(episode):
+                    stopped = True
                 yield episode
 
 
@@ -190,6 +198,7 @@ class ExpertActor:
     """The scripted expert of each environment, acting inside its worker."""
 
     obs_horizon = 1
+    spec: Spec | None = None
 
     def __init__(self, action_horizon: int = 16) -> None:
         self.action_horizon = action_horizon
@@ -203,6 +212,7 @@ class ReplayActor:
     """Actions of recorded episodes, found by their seeds (zero once an episode's recording ends)."""
 
     obs_horizon = 1
+    spec: Spec | None = None
 
     def __init__(self, actions: dict[int, np.ndarray], action_horizon: int = 8) -> None:
         self.actions, self.action_horizon = actions, action_horizon
@@ -222,6 +232,7 @@ class PolicyActor:
 
     def __init__(self, policy: Policy, action_horizon: int | None = None) -> None:
         self.policy = policy
+        self.spec: Spec | None = policy.spec
         self.obs_horizon = policy.obs_horizon
         self.action_horizon = action_horizon or policy.action_horizon
         if self.obs_horizon - 1 + self.action_horizon > policy.pred_horizon:

@@ -83,7 +83,7 @@ class ToyEnv(RobotEnv):
 
 
 class ToyExpert:
-    """Goes straight, or along one axis first ("corner"); `noise` disturbs it, `lazy` is how often it fails."""
+    """Goes straight, or along x first ("corner"); `noise` disturbs it, `lazy` is how often it fails."""
 
     def __init__(
         self, config: ToyConfig, seed: int, mode: str = "straight", noise: float = 0.0, lazy: float = 0.0

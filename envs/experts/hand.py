@@ -82,27 +82,53 @@ class Hand:
         aligned: float = 0.1,
         steps: int = 60,
         careful: bool = False,
+        going: Callable[[], bool] = lambda: True,
     ) -> Script:
-        """Go to a pose (read anew every step) until within `near` metres and `aligned` radians of it."""
+        """Go to a pose (read anew every step) until within `near` metres and `aligned` radians of it.
+
+        Gives up after `steps` steps, or when `going` no longer holds.
+        """
         for _ in range(steps):
+            if not going():
+                return
             target = pose()
             away, turn = self.error(target)
             if np.linalg.norm(away) < near and np.linalg.norm(turn) < aligned:
                 return
             yield Goal(pose=target, gripper=gripper, speed=speed, careful=careful)
 
-    def squeeze(self, gripper: float, *, steps: int, until: Callable[[], bool] = lambda: False) -> Script:
-        """Stay, and open or close for `steps` steps, or until a condition holds."""
+    def squeeze(self, gripper: float, steps: int) -> Script:
+        """Stay, and open or close."""
         pose = self.pose
         for _ in range(steps):
             yield Goal(pose=pose, gripper=gripper, speed=0.3, careful=True)
-            if until():
+
+    def grip(self) -> Script:
+        """Close until the object is held firmly, or there is nothing between the fingers."""
+        firm = 0
+        for _ in range(14):
+            yield from self.squeeze(CLOSED, 1)
+            firm += self.holds()
+            if firm == 4:  # the fingers' springs still wind up after the first touch
                 return
+
+    def carry(self, place: Callable[[], np.ndarray], yaw: Callable[[], float] | None = None) -> Pose:
+        """Where the hand must be for the held object to be at a place `[3]`, turned by `yaw` from now."""
+        turn = yaw() if yaw else 0.0
+        here, thing = self.pose, self.object
+        offset = np.append(_turned(here.position[:2] - thing.position[:2], turn), 0.0)
+        offset[2] = here.position[2] - thing.position[2]
+        return Pose(position=place() + offset, rotation=pointing_down(finger_yaw(here.rotation) + turn))
 
     def error(self, target: Pose) -> tuple[np.ndarray, np.ndarray]:
         """Translation `[3]` in metres and rotation vector `[3]` in radians from here to a pose."""
         here = self.pose
         return target.position - here.position, rotation_vector(target.rotation @ here.rotation.T)
+
+
+def _turned(vector: np.ndarray, angle: float) -> np.ndarray:
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]])
 
 
 def rotation_vector(matrix: np.ndarray) -> np.ndarray:
@@ -117,12 +143,12 @@ def pointing_down(yaw: float) -> np.ndarray:
     """A grip-site rotation that looks down, with the fingers opening along the horizontal angle `yaw`."""
     along = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     down = np.array([0.0, 0.0, -1.0])
-    return np.stack([np.cross(along, down), along, down], axis=1)
+    return np.stack([along, np.cross(down, along), down], axis=1)
 
 
 def finger_yaw(rotation: np.ndarray) -> float:
     """The horizontal angle along which the fingers open, radians."""
-    return float(np.arctan2(rotation[1, 1], rotation[0, 1]))
+    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
 
 
 def nearest(angle: float, reference: float, period: float) -> float:

@@ -95,7 +95,7 @@ class Column:
         if self._array.ndim == 0:
             raise DataError(f"{where}: array {name!r} has no time axis.")
         self.shape = tuple(self._array.shape[1:])
-        self.dtype = np.dtype(cast(np.dtype, self._array.dtype))
+        self.dtype = np.dtype(self._array.dtype)
         self.stored_rows = int(self._array.shape[0])
         self.rows = self.stored_rows
         self._tail: np.ndarray | None = None
@@ -149,6 +149,8 @@ class Column:
         if self._grown:
             self._array = self._open()
             self._grown = False
+        if truncated := self.truncated_chunks(start, stop):
+            raise DataError(f"{self.where}: chunk file {truncated[0]} is truncated.")
         try:
             return np.ascontiguousarray(self._array[start:stop])
         except Exception as error:
@@ -213,8 +215,11 @@ class Column:
         present = sync(names())
         return [f"{self.name}/{key}" for key in expected if f"{self.name}/{key}" not in present]
 
-    def truncated_chunks(self) -> list[str]:
-        """Local chunk files shorter or longer than their blosc header or their shape says."""
+    def truncated_chunks(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Local chunk files shorter or longer than their blosc header or their shape says.
+
+        Blosc itself reads past the end of a truncated chunk and returns garbage.
+        """
         if not isinstance(self._store, LocalStore):
             return []
         codecs = list(getattr(self._array, "compressors", ()))
@@ -223,8 +228,10 @@ class Column:
         if not (blosc or plain):
             return []
         bad = []
-        for key in self._chunk_keys(0, self.rows):
+        for key in self._chunk_keys(start, self.rows if stop is None else stop):
             path = self._store.root / self.name / key
+            if not path.is_file():
+                continue
             with path.open("rb") as file:
                 header = file.read(16)
                 size = os.fstat(file.fileno()).st_size
@@ -257,7 +264,7 @@ class Column:
         for begin in range(start - start % size, stop, size):
             try:
                 _ = self._array[begin : min(begin + size, self.stored_rows)]
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever a codec raises, its file is the culprit
                 files = ", ".join(f"{self.name}/{key}" for key in self._chunk_keys(begin, begin + 1))
                 return f"chunk file {files}: {error}"
         return ""

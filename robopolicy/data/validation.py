@@ -66,10 +66,11 @@ def first_not_finite(array: np.ndarray) -> int | None:
     return int(np.argmax(~finite.reshape(len(array), -1).all(axis=1)))
 
 
-def check_finite(key: str, array: np.ndarray, ends: np.ndarray, where: str) -> None:
-    """Raise if a whole stored column ``[N, ...]`` has a NaN or an infinity; names episode and row."""
+def check_finite(key: str, array: np.ndarray, ends: np.ndarray, where: str, offset: int = 0) -> None:
+    """Raise if stored rows ``[n, ...]`` from `offset` on hold a NaN or an infinity; names episode and row."""
     row = first_not_finite(array)
     if row is not None:
+        row += offset
         episode = int(np.searchsorted(ends, row, side="right"))
         inside = row - int(ends[episode - 1]) if episode else row
         raise DataError(

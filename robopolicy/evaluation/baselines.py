@@ -7,13 +7,14 @@ import numpy as np
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.rollout import LaneView
 from robopolicy.seeding import derive
-from robopolicy.spec import ActionSpec
+from robopolicy.spec import ActionSpec, Spec
 
 
 class ZeroActor:
     """All-zero actions, clipped into the bounds: holds still where actions are deltas or velocities."""
 
     obs_horizon = 1
+    spec: Spec | None = None
 
     def __init__(self, action: ActionSpec, action_horizon: int = 8) -> None:
         self.action_horizon = action_horizon
@@ -28,6 +29,7 @@ class RandomActor:
     """Uniform actions within the bounds; episode and step alone decide them."""
 
     obs_horizon = 1
+    spec: Spec | None = None
 
     def __init__(self, action: ActionSpec, action_horizon: int = 8) -> None:
         self.action_horizon = action_horizon
@@ -48,7 +50,7 @@ class RandomActor:
         ).astype(np.float32)
 
 
-BASELINES: dict[str, type[ZeroActor] | type[RandomActor]] = {"zero": ZeroActor, "random": RandomActor}
+BASELINES: dict[str, type[ZeroActor | RandomActor]] = {"zero": ZeroActor, "random": RandomActor}
 
 
 def baseline(name: str, action: ActionSpec) -> ZeroActor | RandomActor:

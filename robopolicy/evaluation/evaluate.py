@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.statistics import Interval, wilson
 from robopolicy.rollout import Actor, Episode, run_episodes
-from robopolicy.seeding import BLOCKS, episode_seeds, refuse_overlap
+from robopolicy.seeding import block_of, episode_seeds, refuse_overlap
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
@@ -61,6 +61,16 @@ class Evaluation:
     def success_final(self) -> Interval:
         """Rate of success at the last step, with its Wilson interval."""
         return wilson(sum(row.success_final for row in self.rows), len(self.rows))
+
+    @property
+    def success_rate(self) -> float:
+        """Share of episodes with success at any step."""
+        return self.success.value
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for a training log; `plots.training_curve` draws them."""
+        interval = self.success
+        return {"success": interval.value, "success_low": interval.low, "success_high": interval.high}
 
     @property
     def seconds_per_episode(self) -> float:
@@ -144,6 +154,7 @@ def evaluate(
     progress: bool = True,
     envs: LaneVectorEnv | None = None,
     offset: int = 0,
+    seeds: Sequence[int] | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes of a seed block, from its `offset`-th on.
 
@@ -152,15 +163,19 @@ def evaluate(
     Args:
         used_seeds: seeds the actor was trained or chosen on; none of them may be reported.
         envs: lanes to use and leave open; otherwise they are made and closed here, at most one an episode.
+        seeds: these episodes instead of those of a block.
 
     Raises:
         ConfigError: no episodes, or an unknown seed block.
         DataError: a report seed was used before.
+        SpecMismatch: the environment is not what the actor was made for.
     """
-    if episodes < 1:
-        raise ConfigError(f"Evaluation needs at least 1 episode, got {episodes}.")
-    seeds = episode_seeds(block, episodes, offset)
-    if seeds[0] >= BLOCKS["report"]:
+    if seeds is None:
+        seeds = episode_seeds(block, episodes, offset)
+    if not seeds:
+        raise ConfigError("Evaluation needs at least 1 episode.")
+    block, episodes = block_of(seeds[0]), len(seeds)
+    if block == "report":
         refuse_overlap(seeds, used_seeds, "training or choosing this policy")
     own = envs is None
     if envs is None:

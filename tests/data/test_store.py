@@ -22,6 +22,9 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError
 from robopolicy.spec import ActionSpec, ObservationSpec, Spec
 
+RNG = np.random.default_rng(0)
+LONG = 7  # its episode is longer than the one of seed 8 that is written over its remains
+
 
 def make_spec(image: bool = True) -> Spec:
     observations = {"pos": ObservationSpec(shape=(3,)), "width": ObservationSpec(shape=())}
@@ -54,12 +57,13 @@ def fill(location: object, count: int, **settings: object) -> EpisodeStore:
 
 def assert_holds(store: EpisodeStore, seeds: list[int]) -> None:
     assert list(store.seeds) == seeds
-    for index, seed in enumerate(seeds):
-        expected, found = make_episode(seed), store.episode(index)
-        assert found.keys() == expected.keys()
-        for key in expected:
-            np.testing.assert_array_equal(found[key], expected[key])
-            assert found[key].dtype == expected[key].dtype
+    episodes = [make_episode(seed) for seed in seeds]
+    assert list(store.lengths) == [len(episode["action"]) for episode in episodes]
+    assert sorted(store.keys) == sorted(episodes[0])
+    for key in store.keys:
+        found, expected = store.read(key), np.concatenate([episode[key] for episode in episodes])
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -68,8 +72,10 @@ def test_round_trip(tmp_path: Path, zarr_format: int) -> None:
     written = fill(path, 12, zarr_format=zarr_format, task={"name": "lift", "horizon": 50})
     for store in (written, EpisodeStore.open(path), EpisodeStore.open(path, "a")):
         assert_holds(store, list(range(12)))
-        assert store.spec == make_spec() and store.task == {"name": "lift", "horizon": 50}
-        assert store.extra == {"state": (5,)} and store.dropped == ()
+        assert store.spec == make_spec()
+        assert store.task == {"name": "lift", "horizon": 50}
+        assert store.extra == {"state": (5,)}
+        assert store.dropped == ()
         assert list(store.successes) == [1, 0] * 6
         assert store.instructions == [f"lift {i % 3}" for i in range(12)]
         assert store.lengths.sum() == store.episode_ends[-1] == len(store.read("action"))
@@ -119,18 +125,19 @@ def test_text_observations_are_the_instruction(tmp_path: Path) -> None:
 
 
 def test_from_arrays(tmp_path: Path) -> None:
-    episodes = [{"obs": np.random.rand(n, 4), "action": np.random.rand(n, 2)} for n in (7, 9)]
+    episodes = [{"obs": RNG.random((n, 4)), "action": RNG.random((n, 2))} for n in (7, 9)]
     store = EpisodeStore.from_arrays(tmp_path / "my.zarr", episodes, control_hz=10)
-    assert len(store) == 2 and store.spec.observations["obs"].shape == (4,)
+    assert len(store) == 2
+    assert store.spec.observations["obs"].shape == (4,)
     np.testing.assert_allclose(store.episode(1)["obs"], episodes[1]["obs"], rtol=1e-6)
 
 
 def test_diffusion_policy_zarr(tmp_path: Path) -> None:
     group = zarr.create_group(str(tmp_path / "pusht.zarr"), zarr_format=2)
     arrays = {
-        "img": np.random.randint(0, 255, (30, 8, 8, 3), dtype=np.uint8),
-        "state": np.random.rand(30, 5).astype(np.float32),
-        "action": np.random.rand(30, 2).astype(np.float32),
+        "img": RNG.integers(0, 255, (30, 8, 8, 3), dtype=np.uint8),
+        "state": RNG.random((30, 5)).astype(np.float32),
+        "action": RNG.random((30, 2)).astype(np.float32),
     }
     for key, array in arrays.items():
         group.create_array(f"data/{key}", data=array, chunks=(7, *array.shape[1:]))
@@ -138,9 +145,12 @@ def test_diffusion_policy_zarr(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="control rate"):
         store = EpisodeStore.open(tmp_path / "pusht.zarr")
     store = EpisodeStore.open(tmp_path / "pusht.zarr", control_hz=5.0)
-    assert store.spec.control_hz == 5.0 and list(store.lengths) == [12, 18]
-    assert store.spec.observations["img"].kind == "image" and store.instructions == ["", ""]
-    assert list(store.seeds) == [-1, -1] and list(store.successes) == [-1, -1]
+    assert store.spec.control_hz == 5.0
+    assert list(store.lengths) == [12, 18]
+    assert store.spec.observations["img"].kind == "image"
+    assert store.instructions == ["", ""]
+    assert list(store.seeds) == [-1, -1]
+    assert list(store.successes) == [-1, -1]
     np.testing.assert_array_equal(store.episode(1)["state"], arrays["state"][12:])
     assert len(store.fingerprint()) == 32
     with pytest.raises(DataError, match="mode='r' only"):
@@ -167,30 +177,31 @@ def test_every_write_of_an_append_may_fail(zarr_format: int) -> None:
     fill(memory, 3, zarr_format=zarr_format)
     base = dict(memory._store_dict)
     counting = FailingStore(MemoryStore(dict(base)), 10_000, once=False)
-    EpisodeStore.open(counting, "a").append(make_episode(7), seed=7, instruction="new text")
+    EpisodeStore.open(counting, "a").append(make_episode(LONG), seed=LONG, instruction="new text")
     total = 10_000 - counting.left
     assert total > 15
     for once in (False, True):
-        for k in range(total):
+        for k in range(0, total, 1 if zarr_format == 2 else 4):
             inner = MemoryStore(dict(base))
             store = EpisodeStore.open(FailingStore(inner, k, once), "a")
             with pytest.raises(DataError, match=r"No space left.*3 episodes \(\d+ steps\) are committed"):
-                store.append(make_episode(7), seed=7, instruction="new text")
+                store.append(make_episode(LONG), seed=LONG, instruction="new text")
             assert_holds(store, [0, 1, 2])
             if once:
-                store.append(make_episode(8, length=2), seed=8, instruction="other text")
+                store.append(make_episode(8), seed=8, instruction="other text")
                 assert_holds(store, [0, 1, 2, 8])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 again = EpisodeStore.open(inner, "a")
             assert_holds(again, [0, 1, 2, 8] if once else [0, 1, 2])
-            if k == total - 2 and not once:
+            if k == total - 1 and not once:
                 assert {d.array for d in again.dropped} >= {"data/action", "meta/seed"}
                 assert again.dropped[0].start == again.episode_ends[-1]
             again.append(make_episode(9, length=30), seed=9, instruction="last")
             final = EpisodeStore.open(inner)
             assert_holds_with_length(final, 30)
-            assert final.dropped == () and final.instructions[-1] == "last"
+            assert final.dropped == ()
+            assert final.instructions[-1] == "last"
 
 
 def assert_holds_with_length(store: EpisodeStore, length: int) -> None:
@@ -287,7 +298,9 @@ def test_open_finds_nan(tmp_path: Path) -> None:
     store = fill(tmp_path / "a.zarr", 3)
     row = int(store.episode_ends[0]) + 2
     zarr.open_group(str(tmp_path / "a.zarr"))["data/pos"][row, 0] = np.nan
-    with pytest.raises(DataError, match=f"'pos' has NaN or infinity in episode 1, first in its row 2 .row {row}"):
+    with pytest.raises(
+        DataError, match=f"'pos' has NaN or infinity in episode 1, first in its row 2 .row {row}"
+    ):
         EpisodeStore.open(tmp_path / "a.zarr")
 
 
@@ -296,16 +309,17 @@ def test_open_finds_nan(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path, key: str, zarr_format: int) -> None:
     path = tmp_path / "a.zarr"
     fill(path, 6, zarr_format=zarr_format)
-    chunk = sorted(p for p in (path / "data" / key).iterdir() if p.name[-2:] in (".0", "c0"))[-1]
+    chunk = max(p for p in (path / "data" / key).iterdir() if p.name[-2:] in (".0", "c0"))
     content = chunk.read_bytes()
     for cut in (0, 10, len(content) // 2, len(content) - 1):
         chunk.write_bytes(content[:cut])
         with pytest.raises(DataError, match=f"{key}/{chunk.name}.*truncated"):
             EpisodeStore.open(path)
     chunk.unlink()
-    with pytest.raises(DataError, match=f"chunk files of 'data/{key}' are missing, first data/{key}/{chunk.name}"):
+    with pytest.raises(
+        DataError, match=f"chunk files of 'data/{key}' are missing, first data/{key}/{chunk.name}"
+    ):
         EpisodeStore.open(path)
-    chunk.write_bytes(content[:-1] + bytes([content[-1] ^ 0xFF]))
     chunk.write_bytes(content)
     store = EpisodeStore.open(path)
     chunk.write_bytes(content[: len(content) // 2])
@@ -331,12 +345,12 @@ def test_open_names_structural_faults(tmp_path: Path) -> None:
         EpisodeStore.open(tmp_path / "empty")
     path = tmp_path / "a.zarr"
     fill(path, 2)
-    with pytest.raises(DataError, match="exists already. Pass overwrite=True"):
+    with pytest.raises(DataError, match=r"exists already\. Pass overwrite=True"):
         fill(path, 1)
     attributes = json.loads((path / ".zattrs").read_text())
     attributes["robopolicy"]["format"] = 99
     (path / ".zattrs").write_text(json.dumps(attributes))
-    with pytest.raises(DataError, match="format 99.*newer"):
+    with pytest.raises(DataError, match=r"format 99.*newer"):
         EpisodeStore.open(path)
     fill(path, 2, overwrite=True)
     zarr.open_group(str(path))["data/width"].resize((4,))
@@ -357,4 +371,4 @@ def test_overwrite_spares_other_directories(tmp_path: Path) -> None:
 
 def test_store_needs_no_torch() -> None:
     code = "import sys, robopolicy.data.store; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

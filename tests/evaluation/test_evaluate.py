@@ -61,7 +61,8 @@ def test_given_environments_stay_open_and_are_reused() -> None:
     first, second = (
         evaluate(ExpertActor(8), toy_task(), episodes=5, envs=envs, progress=False) for _ in range(2)
     )
-    assert first.rows == second.rows and first.lanes == 3
+    assert first.rows == second.rows
+    assert first.lanes == 3
     assert not envs.closed
     envs.close()
 
@@ -71,14 +72,17 @@ def test_save_and_load(tmp_path: Path) -> None:
     result.save(tmp_path / "out")
     assert Evaluation.load(tmp_path / "out") == result
     lines = (tmp_path / "out" / "episodes.csv").read_text().splitlines()
-    assert lines[0].startswith("index,seed,success") and len(lines) == 5
+    assert lines[0].startswith("index,seed,success")
+    assert len(lines) == 5
     with pytest.raises(DataError, match="evaluate first"):
         Evaluation.load(tmp_path / "nothing")
 
 
 def test_the_summary_has_the_numbers() -> None:
     text = evaluate(ExpertActor(), toy_task(), episodes=5, workers=0, progress=False).summary()
-    assert "5 of 5" in text and "100.0% [56.6%, 100.0%]" in text and "3000000..3000004" in text
+    assert "5 of 5" in text
+    assert "100.0% [56.6%, 100.0%]" in text
+    assert "3000000..3000004" in text
 
 
 def test_bad_requests_name_the_valid_choices() -> None:

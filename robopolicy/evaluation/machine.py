@@ -1,0 +1,85 @@
+"""Where and with what a number was made: machine, versions, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "robopolicy", "torch", "numpy", "diffusers", "mujoco", "robosuite", "metaworld", "gymnasium", "zarr",
+)  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """CPU model, usable cores, memory, whether there is AMX, GPU (if torch is in use), system."""
+    cpu = _cpu_lines()
+    found: dict[str, Any] = {
+        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(_memory_bytes() / 2**30, 1),
+        "amx": "amx_bf16" in cpu.get("flags", "").split(),
+        "system": platform.platform(terse=True),
+        "gpu": None,
+    }
+    torch = sys.modules.get("torch")  # importing it here only to look for a GPU would take seconds
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def describe(found: dict[str, Any]) -> str:
+    """A machine in one line."""
+    amx = ", AMX" if found.get("amx") else ""
+    gpu = f", {found['gpu']}" if found.get("gpu") else ""
+    return f"{found['cores']} cores of {found['cpu']}{amx}, {found['memory_gb']} GB{gpu}"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that numbers depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The library's git commit and whether files differ from it; "unknown" outside a clone."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root:  # installed below somebody else's repository
+        return {"commit": "unknown", "dirty": False}
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "--short=12", "HEAD") or "unknown", "dirty": bool(changed)}
+
+
+def _cpu_lines() -> dict[str, str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0

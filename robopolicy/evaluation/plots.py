@@ -1,0 +1,128 @@
+"""Pictures of training and success, drawn without a display."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from robopolicy.evaluation.statistics import Interval
+
+BLUE, ORANGE, GREEN, GREY = "#2f6fb3", "#d9822b", "#2e8b57", "#8a94a0"
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "grid.color": "#e6e9ed",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "robopolicy",
+}
+
+
+def training_curve(
+    metrics: str | Path, path: str | Path, *, final: tuple[int, Interval] | None = None
+) -> None:
+    """Loss, and success with its interval where it was measured, from a run's ``metrics.csv``.
+
+    Args:
+        final: (step, success rate) of the final evaluation on report seeds.
+    """
+    series = read_series(metrics)
+    evaluated = "success" in series or final is not None
+    with _figure(path, 2 if evaluated else 1) as axes:
+        axes[0].plot(*series["loss"], color=BLUE, linewidth=1.2, label="training")
+        if "validation_loss" in series:
+            axes[0].plot(*series["validation_loss"], color=ORANGE, linewidth=1.6, label="held out")
+        axes[0].set(yscale="log", ylabel="loss", xlabel="step")
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes[0].yaxis.set_minor_locator(NullLocator())
+        axes[0].legend()
+        if not evaluated:
+            return
+        if "success" in series:
+            steps, rates = series["success"]
+            axes[1].plot(steps, rates, "o-", color=GREEN, markersize=4, label="selection seeds")
+            if "success_low" in series:
+                low, high = series["success_low"][1], series["success_high"][1]
+                axes[1].fill_between(steps, low, high, color=GREEN, alpha=0.18, linewidth=0)
+        if final is not None:
+            _point(axes[1], final[0], final[1], BLUE, "report seeds")
+        axes[1].set(ylabel="success rate", xlabel="step", ylim=(-0.02, 1.04))
+        axes[1].legend(loc="lower right")
+
+
+def success_by_demonstrations(
+    curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path
+) -> None:
+    """Success rate against the number of demonstrations, one line for each name."""
+    counts = sorted({count for points in curves.values() for count, _ in points})
+    with _figure(path, 1) as (axis,):
+        colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
+        for colour, (name, points) in zip(colours, curves.items(), strict=False):
+            ordered = sorted(points, key=lambda point: point[0])
+            axis.plot([c for c, _ in ordered], [i.value for _, i in ordered], color=colour, label=name)
+            for count, interval in ordered:
+                _point(axis, count, interval, colour, None)
+        axis.set(xscale="log", ylabel="success rate", xlabel="demonstrations", ylim=(-0.02, 1.04))
+        axis.set_xticks(counts, [str(count) for count in counts])
+        axis.minorticks_off()
+        axis.legend(loc="lower right")
+
+
+def error_by_dimension(error: Mapping[str, Any], path: str | Path) -> None:
+    """Offline error by action dimension and by step ahead, relative to the data's standard deviation."""
+    with _figure(path, 2) as axes:
+        values = [0.0 if value is None else value for value in error["relative"]]
+        axes[0].bar(error["names"], values, color=BLUE)
+        axes[0].set(ylabel="rmse / standard deviation")
+        axes[0].tick_params(axis="x", rotation=45)
+        axes[1].plot(error["steps"], error["relative_by_step"], "o-", color=BLUE)
+        axes[1].set(xlabel="step ahead", ylim=(0, None))
+        for axis in axes:
+            axis.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
+
+
+def read_series(metrics: str | Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Columns of a ``metrics.csv`` as (steps, values), without the rows that leave them empty."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    with Path(metrics).open(newline="") as file:
+        for row in csv.DictReader(file):
+            for key, value in row.items():
+                if key != "step" and value:
+                    steps, values = series.setdefault(key, ([], []))
+                    steps.append(float(row["step"]))
+                    values.append(float(value))
+    return series
+
+
+def _point(axis: Axes, x: float, interval: Interval, colour: Any, label: str | None) -> None:
+    below, above = interval.value - interval.low, interval.high - interval.value
+    axis.errorbar(
+        [x], [interval.value], yerr=[[below], [above]], fmt="o", color=colour, capsize=4, label=label
+    )
+
+
+@contextmanager
+def _figure(path: str | Path, columns: int) -> Iterator[list[Axes]]:
+    with plt.rc_context(STYLE):
+        size = (5.2 * columns, 3.4)
+        figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained")
+        try:
+            yield list(axes[0])
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=130)
+        finally:
+            plt.close(figure)

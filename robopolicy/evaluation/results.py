@@ -1,0 +1,162 @@
+"""Result files and the plan they fill: one JSON for each trained and evaluated policy.
+
+    results/plan.yaml                                   which cells are wanted, most important first
+    results/<task>/<policy>/n<demonstrations>/seed<k>.json
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from robopolicy.errors import ConfigError, DataError
+from robopolicy.evaluation.evaluate import Evaluation
+from robopolicy.evaluation.machine import commit, machine, versions
+from robopolicy.registry import parse, plain
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One policy, trained once."""
+
+    task: str
+    policy: str
+    demonstrations: int
+    seed: int
+    """Of the training."""
+    settings: tuple[str, ...] = field(default=(), compare=False)
+    """Further words of its training command line."""
+
+    @property
+    def file(self) -> Path:
+        """Its result file, below the results directory."""
+        return Path(self.task, self.policy, f"n{self.demonstrations}", f"seed{self.seed}.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Cells that differ in task, number of demonstrations and seed only."""
+
+    task: tuple[str, ...]
+    policy: str
+    demonstrations: tuple[int, ...]
+    seeds: tuple[int, ...]
+    settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("task", "demonstrations", "seeds"):
+            if not isinstance(getattr(self, name), tuple) or not getattr(self, name):
+                raise ConfigError(f"In a plan's row {name} is a list, got {getattr(self, name)!r}.")
+
+    def cells(self) -> list[Cell]:
+        """Seeds vary fastest, then demonstrations, then tasks."""
+        return [
+            Cell(task=task, policy=self.policy, demonstrations=n, seed=seed, settings=self.settings)
+            for task in self.task
+            for n in self.demonstrations
+            for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A table of the results page."""
+
+    title: str
+    rows: tuple[Row, ...]
+    table: Literal["success", "demonstrations"] = "success"
+    """A line for each task with all seeds, or success against the number of demonstrations."""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be run, in order of importance."""
+
+    sections: tuple[Section, ...]
+
+    def cells(self) -> list[Cell]:
+        """Every cell once, in order."""
+        return list(dict.fromkeys(c for s in self.sections for row in s.rows for c in row.cells()))
+
+
+def read_plan(path: str | Path) -> Plan:
+    """A plan from its yaml.
+
+    Raises:
+        ConfigError: the file is missing or has unknown or missing keys.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no plan {path}.")
+    return parse(Plan, yaml.safe_load(Path(path).read_text()) or {}, str(path))
+
+
+def write_result(
+    path: str | Path,
+    cell: Cell,
+    *,
+    evaluation: Evaluation,
+    config: Mapping[str, Any],
+    wall_seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Write a result file, whole or not at all, with what is needed to judge and repeat it.
+
+    Args:
+        config: the whole configuration of the training.
+        wall_seconds: by stage ("train", ...); the evaluation's is added.
+    """
+    result = {
+        "format": FORMAT,
+        "cell": plain(asdict(cell)),
+        "evaluation": evaluation.to_dict(),
+        "config": plain(config),
+        "wall_seconds": {**wall_seconds, "evaluate": evaluation.wall_seconds},
+        **commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, path)
+    return result
+
+
+def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
+    """Every result file below a directory.
+
+    Raises:
+        DataError: a file cannot be read, or two describe the same cell.
+    """
+    found: dict[Cell, dict[str, Any]] = {}
+    where: dict[Cell, Path] = {}
+    for path in sorted(Path(directory).rglob("*.json")):
+        try:
+            result = json.loads(path.read_text())
+            if result["format"] > FORMAT:
+                raise DataError(f"{path} has format {result['format']}; install a newer robopolicy.")
+            cell = parse(Cell, result["cell"], str(path))
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} is not a result file: {error!r}") from error
+        if cell in found:
+            raise DataError(f"{path} and {where[cell]} describe the same cell.")
+        found[cell], where[cell] = result, path
+    return found
+
+
+def successes(result: Mapping[str, Any], definition: str = "success") -> list[bool]:
+    """Success of each episode of a result, in the order of its seeds ("success" or "success_final")."""
+    return [bool(row[definition]) for row in result["evaluation"]["episodes"]]

@@ -1,0 +1,217 @@
+"""From a configuration to a measured policy: what ``scripts/evaluate.py`` and ``scripts/collect.py`` run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robopolicy.data.store import EpisodeStore
+from robopolicy.env import make_env
+from robopolicy.errors import ConfigError, DataError, unknown
+from robopolicy.evaluation.baselines import BASELINES, baseline
+from robopolicy.evaluation.evaluate import Evaluation, evaluate
+from robopolicy.evaluation.plots import error_by_dimension, training_curve
+from robopolicy.evaluation.report import write_report
+from robopolicy.evaluation.video import record_episodes
+from robopolicy.registry import plain
+from robopolicy.rollout import Actor, ExpertActor, PolicyActor, ReplayActor
+from robopolicy.task import Task
+
+if TYPE_CHECKING:
+    from robopolicy.policies.policy import Policy
+
+SCRIPTED = (*BASELINES, "expert", "replay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The root of ``configs/evaluate.yaml``."""
+
+    checkpoint: str | None = None
+    policy: Mapping[str, Any] | None = None
+    """Instead of a checkpoint: zero, random, expert or replay."""
+    task: Mapping[str, Any] | None = None
+    """The checkpoint's or the store's own by default."""
+    data: str | None = None
+    """Store for the offline error, or whose actions are replayed."""
+    episodes: int = 100
+    lanes: int = 10
+    workers: int = 2
+    block: str = "report"
+    offset: int = 0
+    video: int = 4
+    """Episodes filmed, the first ones; 0 for none."""
+    out: str | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.policy is None):
+            raise ConfigError(f"Give either checkpoint=outputs/... or policy= one of {', '.join(SCRIPTED)}.")
+        if self.policy is not None and self.policy["name"] not in SCRIPTED:
+            hint = " A trained policy is given by its checkpoint=outputs/..."
+            raise ConfigError(unknown("policy to evaluate", self.policy["name"], SCRIPTED) + hint)
+        if min(self.episodes, self.lanes) < 1 or min(self.workers, self.video, self.offset) < 0:
+            raise ConfigError("Need episodes, lanes >= 1 and workers, video, offset >= 0.")
+
+    @property
+    def name(self) -> str:
+        """What is evaluated, in a word."""
+        return self.checkpoint or str((self.policy or {})["name"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    """The root of ``configs/collect.yaml``."""
+
+    task: Mapping[str, Any] | None = None
+    episodes: int = 200
+    out: str | None = None
+    """Store to fill; ``data/<task>.zarr`` by default."""
+    lanes: int = 8
+    workers: int = 2
+    offset: int = 0
+    """First seed within the block of collection seeds."""
+    max_attempts: float = 3.0
+    """Give up after this many attempts for every episode wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an evaluation left behind."""
+
+    directory: Path
+    evaluation: Evaluation | None
+    """None without a task."""
+    offline: Mapping[str, Any] | None
+    """None without data."""
+
+
+def run_evaluation(
+    config: EvaluateConfig,
+    *,
+    title: str | None = None,
+    stages: Mapping[str, float] | None = None,
+    commands: tuple[str, ...] = (),
+    progress: bool = True,
+) -> Outcome:
+    """Evaluate as configured; table, video, plots and ``report.html`` go into one directory.
+
+    Args:
+        title: of the report.
+        stages: wall seconds of what came before, for the report.
+        commands: what to run next, for the report.
+    """
+    store = None if config.data is None else EpisodeStore.open(config.data)
+    policy = _load(config) if config.checkpoint is not None else None
+    task = _task(config, policy, store)
+    run = None if config.checkpoint is None else _run_directory(config.checkpoint)
+    directory = Path(config.out) if config.out else _default_directory(config, task, run)
+    directory.mkdir(parents=True, exist_ok=True)
+    offline, plots = None, {}
+    if policy is not None and store is not None:
+        offline = _offline(policy, store, directory, progress)
+        plots["Offline error"] = directory / "offline_error.png"
+    if task is None:
+        if offline is None:
+            raise ConfigError(f"{config.name} has no task: give task=..., or data=... for the offline error.")
+        return Outcome(directory=directory, evaluation=None, offline=offline)
+    actor, seeds = _actor(config, policy, store, task)
+    used = [] if policy is None else list(policy.provenance.used_seeds)
+    if store is not None and seeds is None:
+        used += store.seeds.tolist()
+    evaluation = evaluate(
+        actor, task, episodes=config.episodes, block=config.block, offset=config.offset, lanes=config.lanes,
+        workers=config.workers, used_seeds=used, seeds=seeds, progress=progress,
+    )  # fmt: skip
+    evaluation.save(directory)
+    video = _film(actor, evaluation, config.video, directory / "episodes.mp4") if config.video else None
+    if run is not None and (run / "metrics.csv").is_file():
+        step = policy.provenance.step if policy is not None else 0
+        training_curve(run / "metrics.csv", directory / "training.png", final=(step, evaluation.success))
+        plots = {"Training, and success": directory / "training.png", **plots}
+    write_report(
+        directory / "report.html", title=title or f"{task.name}: {config.name}", evaluation=evaluation,
+        video=video, plots=plots, stages=stages, commands=commands,
+        config=policy.provenance.config if policy is not None else plain(config),
+    )  # fmt: skip
+    return Outcome(directory=directory, evaluation=evaluation, offline=offline)
+
+
+def _load(config: EvaluateConfig) -> Policy:
+    from robopolicy.learning.checkpoint import load
+    from robopolicy.learning.train import choose_device
+
+    assert config.checkpoint is not None
+    return load(config.checkpoint, device=choose_device(config.device))
+
+
+def _task(config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None) -> Task | None:
+    if config.task is not None:
+        return Task.from_dict(config.task)
+    if policy is not None:
+        return policy.provenance.task
+    if store is not None and store.task is not None:
+        return Task.from_dict(store.task)
+    return None
+
+
+def _actor(
+    config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None, task: Task
+) -> tuple[Actor, list[int] | None]:
+    """The actor, and the episodes it is bound to, if any."""
+    if policy is not None:
+        return PolicyActor(policy), None
+    if config.name == "expert":
+        return ExpertActor(), None
+    if config.name == "replay":
+        if store is None:
+            raise ConfigError("policy=replay needs data=path/to/store.zarr.")
+        seeds = store.seeds.tolist()[: config.episodes]
+        if -1 in seeds:
+            raise DataError(f"{store.where} does not record its episodes' seeds; they cannot be replayed.")
+        return ReplayActor({seed: store.episode(i)["action"] for i, seed in enumerate(seeds)}), seeds
+    probe = make_env(task)
+    probe.close()
+    return baseline(config.name, probe.robot_spec.action), None
+
+
+def _run_directory(checkpoint: str) -> Path:
+    from robopolicy.learning.checkpoint import find_checkpoint
+
+    found = find_checkpoint(checkpoint)
+    return found.parent.parent if found.parent.name == "checkpoints" else found
+
+
+def _default_directory(config: EvaluateConfig, task: Task | None, run: Path | None) -> Path:
+    if run is not None:
+        return run / "evaluation"
+    return Path("outputs", task.name if task is not None else "unknown", config.name, "evaluation")
+
+
+def _offline(policy: Policy, store: EpisodeStore, directory: Path, progress: bool) -> dict[str, Any]:
+    from robopolicy.evaluation.offline import format_error, held_out, offline_error, write_error
+
+    episodes, what = held_out(policy, store)
+    error = offline_error(policy, store, episodes, progress=progress) | {"episodes_are": what}
+    write_error(error, directory / "offline_error.json")
+    error_by_dimension(error, directory / "offline_error.png")
+    print(format_error(error, what))
+    return error
+
+
+def _film(actor: Actor, evaluation: Evaluation, count: int, path: Path) -> Path | None:
+    rows = evaluation.rows[:count]
+    filmed = record_episodes(actor, evaluation.task, [row.seed for row in rows], path, lanes=evaluation.lanes)
+    if filmed is None:
+        return None
+    for measured, seen in zip(rows, filmed, strict=True):
+        if (measured.success, measured.steps) != (seen.success, seen.steps):
+            warnings.warn(
+                f"Episode {measured.seed} went differently when filmed: {seen.steps} steps, success "
+                f"{seen.success}; measured: {measured.steps}, {measured.success}.",
+                stacklevel=2,
+            )
+    return path

@@ -1,0 +1,141 @@
+"""The results page: Markdown from result files, and nothing that is not in one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robopolicy.evaluation.machine import describe
+from robopolicy.evaluation.plots import success_by_demonstrations
+from robopolicy.evaluation.results import Cell, Plan, Section, successes
+from robopolicy.evaluation.statistics import Interval, method_interval
+
+NOT_RUN = "not run"
+Results = Mapping[Cell, Mapping[str, Any]]
+
+HEAD = """\
+# Results
+
+Written by `scripts/results.py` from the files under `results/`; not edited by hand.
+
+Success means success at any step of an episode; "at the end" is the stricter definition, at the episode's
+last step. Every number is measured on report seeds, which no training, tuning or choosing has seen. The
+interval of a method is a 95% bootstrap over its training seeds and over episodes, never narrower than
+Wilson's; with one training seed it says nothing about other seeds. Cells without a file read "not run".
+"""
+
+
+def write_page(plan: Plan, results: Results, path: str | Path) -> None:
+    """Write the page, with pictures beside it for sections against demonstrations."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [HEAD]
+    for section in plan.sections:
+        parts.append(f"## {section.title}\n")
+        if section.note:
+            parts.append(f"{section.note.strip()}\n")
+        parts.append(_success(section, results) if section.table == "success" else _curve(section, results))
+        if section.table == "demonstrations" and (curves := _points(section, results)):
+            picture = path.with_name(f"{_slug(section.title)}.png")
+            success_by_demonstrations(curves, picture)
+            parts.append(f"![{section.title}]({picture.name})\n")
+    planned = plan.cells()
+    done = [cell for cell in planned if cell in results]
+    parts.append(f"## Files\n\n{len(done)} of {len(planned)} planned cells are run.\n")
+    if done:
+        parts.append(_files(done, results))
+    path.write_text("\n".join(parts))
+
+
+def interval_of(cells: Sequence[Cell], results: Results, definition: str = "success") -> Interval | None:
+    """The method's interval over those of the cells that were run; None if none was."""
+    tables = [successes(results[cell], definition) for cell in cells if cell in results]
+    return method_interval(tables) if tables else None
+
+
+def _success(section: Section, results: Results) -> str:
+    groups = list(_groups(section))
+    seeds = sorted({cell.seed for cells in groups for cell in cells})
+    columns = [f"Seed {seed}" for seed in seeds]
+    head = ["Task", "Policy", "Demonstrations", *columns, "All seeds [95%]", "At the end"]
+    lines = []
+    for cells in groups:
+        by_seed = {cell.seed: cell for cell in cells}
+        rates = [_count(by_seed[s], results) if s in by_seed else "" for s in seeds]
+        run = sum(cell in results for cell in cells)
+        partial = f" ({run} of {len(cells)} seeds)" if 0 < run < len(cells) else ""
+        overall = [_text(interval_of(cells, results, d)) for d in ("success", "success_final")]
+        first = cells[0]
+        lines.append(
+            [first.task, first.policy, str(first.demonstrations), *rates, overall[0] + partial, overall[1]]
+        )
+    return _markdown(head, lines)
+
+
+def _curve(section: Section, results: Results) -> str:
+    groups = list(_groups(section))
+    counts = sorted({cells[0].demonstrations for cells in groups})
+    lines: dict[tuple[str, str], dict[int, str]] = {}
+    for cells in groups:
+        run = sum(cell in results for cell in cells)
+        text = _text(interval_of(cells, results)) + (f" ({run} of {len(cells)} seeds)" if run else "")
+        lines.setdefault((cells[0].task, cells[0].policy), {})[cells[0].demonstrations] = text
+    rows = [[*key, *(line.get(count, "") for count in counts)] for key, line in lines.items()]
+    return _markdown(["Task", "Policy", *(f"{count} demonstrations" for count in counts)], rows)
+
+
+def _points(section: Section, results: Results) -> dict[str, list[tuple[int, Interval]]]:
+    curves: dict[str, list[tuple[int, Interval]]] = {}
+    for cells in _groups(section):
+        interval = interval_of(cells, results)
+        if interval is not None:
+            name = f"{cells[0].task}, {cells[0].policy}"
+            curves.setdefault(name, []).append((cells[0].demonstrations, interval))
+    return curves
+
+
+def _groups(section: Section) -> Iterator[list[Cell]]:
+    """Cells that differ in their training seed only."""
+    for row in section.rows:
+        cells = row.cells()
+        for start in range(0, len(cells), len(row.seeds)):
+            yield cells[start : start + len(row.seeds)]
+
+
+def _files(cells: Sequence[Cell], results: Results) -> str:
+    lines = []
+    for cell in cells:
+        result = results[cell]
+        seconds = result["wall_seconds"]
+        lines.append(
+            [
+                f"`{cell.file}`",
+                f"{result['commit'][:7]}{' + changes' if result['dirty'] else ''}",
+                result["date"][:10],
+                f"{seconds['train']:.0f} s" if "train" in seconds else "",
+                f"{result['evaluation']['seconds_per_episode']:.2f} s",
+                describe(result["machine"]),
+            ]
+        )
+    return _markdown(["File", "Commit", "Date", "Training", "Evaluation, an episode", "Machine"], lines)
+
+
+def _count(cell: Cell, results: Results) -> str:
+    if cell not in results:
+        return NOT_RUN
+    outcome = successes(results[cell])
+    return f"{sum(outcome)}/{len(outcome)}"
+
+
+def _text(interval: Interval | None) -> str:
+    return NOT_RUN if interval is None else str(interval)
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _slug(title: str) -> str:
+    return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robopolicy.errors import ConfigError, DataError
+from robopolicy.evaluation.evaluate import EpisodeRow, Evaluation
+from robopolicy.evaluation.machine import commit, describe, machine, versions
+from robopolicy.evaluation.results import Cell, read_plan, read_results, successes, write_result
+from robopolicy.evaluation.tables import write_page
+from tests.toy_env import toy_task
+
+PLAN = """
+sections:
+  - title: Main table
+    note: What it says.
+    rows:
+      - {task: [lift, can], policy: diffusion, demonstrations: [200], seeds: [0, 1], settings: [trainer.steps=9]}
+  - title: More data
+    table: demonstrations
+    rows:
+      - {task: [can], policy: diffusion, demonstrations: [10, 200], seeds: [0, 1]}
+"""
+
+
+def _evaluation(successes: int, episodes: int = 50) -> Evaluation:
+    rows = tuple(
+        EpisodeRow(
+            index=i, seed=3_000_000 + i, success=i < successes, success_final=i < successes - 1, steps=30,
+            first_success=20 if i < successes else -1, total_reward=1.0,
+        )
+        for i in range(episodes)
+    )  # fmt: skip
+    return Evaluation(task=toy_task(), block="report", rows=rows, lanes=10, workers=2, wall_seconds=25.0)
+
+
+def _write(root: Path, cell: Cell, count: int) -> None:
+    write_result(
+        root / cell.file, cell, evaluation=_evaluation(count), config={"seed": cell.seed},
+        wall_seconds={"train": 12.0},
+    )  # fmt: skip
+
+
+def _plan(tmp_path: Path, text: str = PLAN) -> Path:
+    (tmp_path / "plan.yaml").write_text(text)
+    return tmp_path / "plan.yaml"
+
+
+def test_a_plan_lists_each_cell_once_in_order(tmp_path: Path) -> None:
+    cells = read_plan(_plan(tmp_path)).cells()
+    assert [(c.task, c.demonstrations, c.seed) for c in cells] == [
+        ("lift", 200, 0), ("lift", 200, 1), ("can", 200, 0), ("can", 200, 1), ("can", 10, 0), ("can", 10, 1),
+    ]  # fmt: skip
+    assert cells[0].settings == ("trainer.steps=9",)
+    assert str(cells[0].file) == "lift/diffusion/n200/seed0.json"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("sections: [{title: x, rowz: []}]", "rowz.*Did you mean 'rows'"),
+        ("sections: [{title: x, table: pie, rows: []}]", "demonstrations, success"),
+        (PLAN.replace("[lift, can]", "lift"), "task is a list"),
+        (PLAN.replace("seeds: [0, 1]}", "seeds: []}"), "seeds is a list"),
+    ],
+)
+def test_a_wrong_plan_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_plan(_plan(tmp_path, text))
+    with pytest.raises(ConfigError, match="no plan"):
+        read_plan(tmp_path / "nothing.yaml")
+
+
+def test_a_result_has_what_is_needed_to_judge_it(tmp_path: Path) -> None:
+    cell = Cell(task="lift", policy="diffusion", demonstrations=200, seed=1)
+    _write(tmp_path, cell, 48)
+    result = read_results(tmp_path)[cell]
+    assert sum(successes(result)) == 48
+    assert sum(successes(result, "success_final")) == 47
+    assert {"config", "commit", "dirty", "machine", "versions", "date", "wall_seconds"} <= result.keys()
+    assert result["wall_seconds"] == {"train": 12.0, "evaluate": 25.0}
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_damaged_double_and_newer_files_are_named(tmp_path: Path) -> None:
+    cell = Cell(task="lift", policy="diffusion", demonstrations=200, seed=1)
+    _write(tmp_path, cell, 48)
+    text = (tmp_path / cell.file).read_text()
+    for name, content, message in (
+        ("copy.json", text, "copy.json and .*seed1.json describe|seed1.json and .*copy.json describe"),
+        ("half.json", text[: len(text) // 2], "half.json is not a result file"),
+        ("new.json", json.dumps({"format": 99}), "format 99"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_results(tmp_path)
+        (tmp_path / name).unlink()
+
+
+def test_the_page_shows_every_seed_and_what_was_not_run(tmp_path: Path) -> None:
+    plan = read_plan(_plan(tmp_path))
+    for cell, count in zip(plan.cells()[:3], (50, 45, 30), strict=True):
+        _write(tmp_path / "results", cell, count)
+    write_page(plan, read_results(tmp_path / "results"), tmp_path / "docs" / "results.md")
+    page = (tmp_path / "docs" / "results.md").read_text()
+    lift = next(line for line in page.splitlines() if line.startswith("| lift"))
+    can = next(line for line in page.splitlines() if line.startswith("| can"))
+    assert "| 50/50 | 45/50 | 95.0% [" in lift
+    assert "| 30/50 | not run | 60.0% [" in can
+    assert "(1 of 2 seeds)" in can
+    assert "| can | diffusion | not run | 60.0% [" in page
+    assert "3 of 6 planned cells are run." in page
+    assert "What it says." in page
+    assert (tmp_path / "docs" / "more_data.png").is_file()
+
+
+def test_a_page_without_results_says_so_everywhere(tmp_path: Path) -> None:
+    write_page(read_plan(_plan(tmp_path)), {}, tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    assert "0 of 6 planned cells are run." in page
+    assert "%" not in page.split("## Main table")[1]
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_facts_about_this_machine() -> None:
+    found = machine()
+    assert found["cores"] >= 1
+    assert found["memory_gb"] > 0
+    assert found["cpu"] in describe(found)
+    assert versions()["python"].startswith("3.")
+    assert set(commit()) == {"commit", "dirty"}
