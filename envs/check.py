@@ -60,7 +60,8 @@ def _check_spaces(env: RobotEnv, spec: Spec) -> list[str]:
     else:
         if set(space.spaces) != set(spec.observations):
             found.append(
-                f"observation_space has keys {sorted(space.spaces)}, robot_spec has {sorted(spec.observations)}."
+                f"observation_space has keys {sorted(space.spaces)}, "
+                f"robot_spec has {sorted(spec.observations)}."
             )
         for key in set(space.spaces) & set(spec.observations):
             box, item = space.spaces[key], spec.observations[key]
@@ -100,8 +101,8 @@ def _play(env: RobotEnv, spec: Spec, seed: int, steps: int, found: list[str]) ->
         observations.append(_check_observation(observation, spec, "step", found))
         if not np.array_equal(given, before):
             found.append("step changes the action array it is given.")
-        if not np.isscalar(reward) or not np.isfinite(float(reward)):
-            found.append(f"The reward must be a finite number, got {reward!r}.")
+        if not isinstance(reward, (int, float)) or not np.isfinite(reward):
+            found.append(f"The reward must be a finite Python number, got {reward!r}.")
         if type(terminated) is not bool or truncated is not False:
             found.append(
                 "terminated must be a bool and truncated False (the episode clock is the caller's), "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,17 +40,9 @@ class GymnasiumEnv(RobotEnv):
     def __init__(self, config: GymnasiumConfig, *, task: Task) -> None:
         self.config = config
         try:
-            made = gymnasium.spec(config.id)
-            modes = made.entry_point and gymnasium.envs.registration.load_env_creator(made.entry_point)
-        except gymnasium.error.Error as error:
-            raise ConfigError(f"gymnasium: {error}") from error
-        except ModuleNotFoundError as error:
+            self._env = _make(config)
+        except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
             raise ConfigError(f"gymnasium id {config.id!r}: {error}") from error
-        metadata = getattr(modes, "metadata", None) or {}
-        mode = "rgb_array" if "rgb_array" in metadata.get("render_modes", ()) else None
-        self._env = gymnasium.make(
-            config.id, render_mode=mode, max_episode_steps=-1, disable_env_checker=True, **config.kwargs
-        )
         observations = _observation_specs(config.id, self._env.observation_space)
         camera_specs(task, ())  # refuses a task that names cameras: gymnasium has none by name
         self._box = _action_box(config.id, self._env.action_space)
@@ -104,6 +98,22 @@ class GymnasiumEnv(RobotEnv):
     def _observe(self, observation: Any) -> Observation:
         named = observation if isinstance(observation, Mapping) else {"state": observation}
         return {key: np.asarray(named[key], spec.dtype) for key, spec in self.robot_spec.observations.items()}
+
+
+def _make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
+    module, _, name = config.id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    creator: Any = gymnasium.spec(name).entry_point
+    if isinstance(creator, str):
+        creator = gymnasium.envs.registration.load_env_creator(creator)
+    modes = (getattr(creator, "metadata", None) or {}).get("render_modes", ())
+    mode = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about metadata that this adapter does without
+        return gymnasium.make(
+            name, max_episode_steps=-1, disable_env_checker=True, **{**mode, **config.kwargs}
+        )
 
 
 def _observation_specs(name: str, space: gymnasium.Space[Any]) -> dict[str, ObservationSpec]:

@@ -60,7 +60,9 @@ def _probe(name: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     command = [sys.executable, "-c", _PROBE.format(backend=name)]
     try:
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
     except subprocess.TimeoutExpired:
         return "the probe did not answer in 60 s"
     lines = run.stderr.strip().splitlines()

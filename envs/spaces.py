@@ -13,15 +13,15 @@ from robopolicy.spec import ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
 
 
-def spaces_of(spec: Spec) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
+def spaces_of(spec: Spec) -> tuple[gymnasium.Space[Any], gymnasium.spaces.Box]:
     """The gymnasium observation and action spaces of a spec."""
     observations: dict[str, gymnasium.Space[Any]] = {}
     for key, item in spec.observations.items():
         low, high = (0, 255) if item.kind == "image" else (-np.inf, np.inf)
         dtype: Any = np.dtype(item.dtype).type
         observations[key] = gymnasium.spaces.Box(low, high, item.shape, dtype)
-    low, high = np.float32(spec.action.low), np.float32(spec.action.high)
-    return gymnasium.spaces.Dict(observations), gymnasium.spaces.Box(low, high, dtype=np.float32)
+    bounds = np.array([spec.action.low, spec.action.high], np.float32)
+    return gymnasium.spaces.Dict(observations), gymnasium.spaces.Box(bounds[0], bounds[1], dtype=np.float32)
 
 
 def camera_specs(task: Task, available: Iterable[str]) -> dict[str, ObservationSpec]:

@@ -195,10 +195,10 @@ def _torch_index() -> list:
     thread.start()
     thread.join(3.5)  # a name server that does not answer has a timeout of its own, and a longer one
     if answered:
-        say("no NVIDIA device: torch for the CPU (about 700 MB of downloads in all)")
+        say("no NVIDIA device: torch for the CPU (about 600 MB of downloads in all)")
         return ["--extra-index-url", TORCH_CPU]
     say(f"no NVIDIA device, but {TORCH_CPU} does not answer: torch comes from pip's own index, and if that")
-    say("has only the CUDA build, with its libraries: about 3 GB of downloads, 8 GB on disk")
+    say("has only the CUDA build, with its libraries: about 3.3 GB of downloads, 6.5 GB on disk")
     return []
 
 
@@ -233,6 +233,7 @@ def _pip(*arguments: str) -> None:
                         flush=True,
                     )
         except KeyboardInterrupt:
+            process.terminate()
             process.wait()
             print("\nInterrupted: run the same command again to go on.", file=sys.stderr)
             sys.exit(130)

@@ -83,9 +83,7 @@ def test_the_final_observation_of_an_ended_episode_is_kept() -> None:
     transition = runner.step(np.full((2, 4, 2), 0.01, np.float32))
     assert transition.step.steps.tolist() == [3, 3]
     for lane, seed in enumerate((1, 2)):
-        np.testing.assert_array_equal(
-            transition.next_observation["position"][lane], _positions(seed, 3)[-2:]
-        )
+        np.testing.assert_array_equal(transition.next_observation["position"][lane], _positions(seed, 3)[-2:])
     runner.reset(np.array([True, False]), np.array([9, 2]))
     np.testing.assert_array_equal(runner.view.observation["position"][0], _positions(9, 3)[[0, 0]])
     np.testing.assert_array_equal(runner.view.observation["position"][1], _positions(2, 3)[-2:])

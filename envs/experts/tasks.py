@@ -45,7 +45,6 @@ class Style:
 
 def lift(hand: Hand, style: Style) -> Script:
     """Grasp the cube by two opposite faces and raise it."""
-    table = hand.object.position[2]
     while True:
         yaw = _cube_yaw(hand, style)
 
@@ -55,9 +54,8 @@ def lift(hand: Hand, style: Style) -> Script:
 
         yield from _approach(hand, style, grasp)
         yield from hand.grip()
-        top = hand.pose.shifted(z=0.12)
-        yield from hand.reach(lambda top=top: top, gripper=CLOSED, speed=style.speed, near=0.02, steps=40)
-        while hand.object.position[2] > table + 0.03:
+        top, held = hand.pose.shifted(z=0.12), _holding(hand)
+        while held():
             yield Goal(pose=top, gripper=CLOSED, speed=style.speed)
 
 
@@ -78,19 +76,19 @@ def can(hand: Hand, style: Style) -> Script:
         yield from hand.grip()
         held = _holding(hand)
         start = hand.object.position
+        end = np.append(target[:2], clear)
         if style.strategy == "over":
-            vias = [(start[:2], clear), (target[:2], clear)]
+            vias = [np.append(start[:2], clear)]
         elif style.strategy == "arc":
             middle = 0.5 * (start[:2] + target[:2]) + np.array([0.08 * style.side, 0.0])
-            vias = [(start[:2], clear - 0.03), (middle, clear + 0.03), (target[:2], clear)]
+            vias = [np.append(start[:2], clear - 0.03), np.append(middle, clear + 0.03)]
         else:
-            vias = [(start[:2], clear - 0.03), (target[:2], clear)]
-        for where, height in vias:
-            near = 0.04 if where is not target[:2] else 0.03
-            yield from _transport(hand, style, np.append(where, height), near=near, going=held)
+            vias = [np.append(start[:2], clear - 0.03)]
+        for via in (*vias, end):
+            yield from _transport(hand, style, via, near=0.04, going=held)
         release = floor + (0.01 if style.second_choice else 0.045)
         yield from _transport(
-            hand, style, np.append(target[:2], release), near=0.012, going=held, careful=True
+            hand, style, np.append(target[:2], release), near=0.02, going=held, careful=True
         )
         if held():
             yield from _let_go(hand, style)
@@ -164,7 +162,7 @@ def _transport(
 def _holding(hand: Hand) -> Callable[[], bool]:
     """Whether the object is still where it is now, as seen from the hand."""
     before = np.linalg.norm(hand.object.position - hand.pose.position)
-    return lambda: abs(np.linalg.norm(hand.object.position - hand.pose.position) - before) < 0.025
+    return lambda: bool(abs(np.linalg.norm(hand.object.position - hand.pose.position) - before) < 0.025)
 
 
 def _let_go(hand: Hand, style: Style) -> Script:

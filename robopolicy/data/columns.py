@@ -8,12 +8,15 @@ a shape covers is always there. Formats 2 and 3 hold the same chunk bytes here; 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import math
 import os
 import struct
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -76,6 +79,18 @@ def list_dir(store: Store, prefix: str) -> list[str]:
         return [name async for name in store.list_dir(prefix)]
 
     return sorted(sync(run()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """Rows of an array beyond the last committed episode, left by a writer that did not finish."""
+
+    array: str
+    start: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.array}[{self.start}:{self.start + self.rows}]"
 
 
 class Column:
@@ -202,6 +217,12 @@ class Column:
         self.rows = self.stored_rows = rows
         self._tail, self._grown = None, True
 
+    def sweep(self) -> None:
+        """Remove the temporary files of local writes that were cut off."""
+        if isinstance(self._store, LocalStore):
+            for leftover in (self._store.root / self.name).glob("*.partial"):
+                leftover.unlink()
+
     def missing_chunks(self) -> list[str]:
         """Chunk files the present rows need that are not there: zarr would read them as zeros."""
         expected = self._chunk_keys(0, self.rows)
@@ -268,3 +289,30 @@ class Column:
                 files = ", ".join(f"{self.name}/{key}" for key in self._chunk_keys(begin, begin + 1))
                 return f"chunk file {files}: {error}"
         return ""
+
+
+def drop_beyond(owned: Mapping[Column, int], what: str, *, repair: bool) -> tuple[Dropped, ...]:
+    """Leave out the rows of each column beyond those that episodes own, warn, and cut them if `repair`."""
+    dropped = []
+    for column, rows in owned.items():
+        if column.rows > rows:
+            dropped.append(Dropped(array=column.name, start=rows, rows=column.rows - rows))
+            column.rows = rows
+            if repair:
+                column.truncate(rows)
+        if repair:
+            column.sweep()
+    if dropped:
+        listed = ", ".join(map(str, dropped))
+        warnings.warn(f"{what}; a writer did not finish, left out: {listed}.", stacklevel=4)
+    return tuple(dropped)
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """64-bit hash of names, types, shapes and contents."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(arrays[key])
+        digest.update(f"{key}/{array.dtype.str}/{array.shape}/".encode())
+        digest.update(array.data)
+    return int.from_bytes(digest.digest(), "little", signed=True)

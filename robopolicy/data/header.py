@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,20 @@ class Header:
     extra: Mapping[str, tuple[int, ...]]
     instructions: tuple[str, ...] = ("",)
     """Table that ``meta/instruction`` points into."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
     native: bool = True
     """Written by this library (a plain Diffusion Policy zarr is not)."""
 
     def write(self, zarr_format: int) -> Write:
         """The write that puts this header into a root group."""
-        values = {"format": FORMAT, "spec": self.spec.to_dict(), "task": plain(self.task),
-                  "extra": plain(self.extra), "instructions": list(self.instructions)}  # fmt: skip
+        values = {
+            "format": FORMAT,
+            "spec": self.spec.to_dict(),
+            "task": plain(self.task),
+            "extra": plain(self.extra),
+            "origin": plain(self.origin),
+            "instructions": list(self.instructions),
+        }
         if zarr_format == 2:
             return ".zattrs", json.dumps({"robopolicy": values}, indent=1).encode()
         document = {"zarr_format": 3, "node_type": "group", "attributes": {"robopolicy": values}}
@@ -70,6 +77,7 @@ def read_header(
             task=values["task"],
             extra={key: tuple(shape) for key, shape in values["extra"].items()},
             instructions=tuple(values["instructions"]),
+            origin=values.get("origin", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}: its attributes are damaged: {error}") from error

@@ -14,9 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +22,16 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from robopolicy.data.columns import Column, get, list_dir, open_location, put
+from robopolicy.data.columns import (
+    Column,
+    Dropped,
+    checksum,
+    drop_beyond,
+    get,
+    list_dir,
+    open_location,
+    put,
+)
 from robopolicy.data.header import Header, read_header
 from robopolicy.data.validation import (
     CHECKED_ROW_BYTES,
@@ -41,18 +48,6 @@ META: dict[str, str] = {"seed": "int64", "success": "int8", "instruction": "int6
 UNKNOWN = -1
 
 Location = str | os.PathLike[str] | Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dropped:
-    """Rows of an array beyond the last committed episode, left by a writer that did not finish."""
-
-    array: str
-    start: int
-    rows: int
-
-    def __str__(self) -> str:
-        return f"{self.array}[{self.start}:{self.start + self.rows}]"
 
 
 class EpisodeStore:
@@ -81,7 +76,8 @@ class EpisodeStore:
             raise DataError(f"{where} was not made by this library and opens with mode='r' only.")
         self._meta = {n: Column(store, f"meta/{n}", where) for n in list_dir(store, "meta") if n in META}
         check_structure(self._header, self._data, self._rows, where)
-        self._drop_uncommitted()
+        owned = dict.fromkeys(self._data.values(), self._rows) | {c: len(self) for c in self._meta.values()}
+        self.dropped = drop_beyond(owned, f"{where}: {len(self)} episodes are committed", repair=writable)
         for column in (*self._data.values(), *self._meta.values()):
             check_files(column, where, strict=self._header.native)
         for key, column in self._data.items():
@@ -97,15 +93,19 @@ class EpisodeStore:
         *,
         task: Mapping[str, Any] | None = None,
         extra: Mapping[str, tuple[int, ...]] | None = None,
+        origin: Mapping[str, Any] | None = None,
         action_dtype: Literal["float32", "float64"] = "float32",
         zarr_format: Literal[2, 3] = 2,
         overwrite: bool = False,
     ) -> EpisodeStore:
         """A new, empty store at a local path, an fsspec URL or in a zarr store.
 
+        Args:
+            extra: further float64 columns and their row shapes.
+            origin: what another format said about the data, JSON-ready.
+
         Raises:
-            DataError: something is there already, an extra column has the name of another, or the disk
-                is full.
+            DataError: something is there already, two columns share a name, or the disk is full.
         """
         store, where = open_location(path, read_only=False), str(path)
         extra = dict(extra or {})
@@ -121,7 +121,7 @@ class EpisodeStore:
         }
         columns["action"] = ((spec.action.size,), action_dtype, "state")
         columns |= {key: (tuple(shape), "float64", "state") for key, shape in extra.items()}
-        header = Header(spec=spec, task=dict(task) if task else None, extra=extra)
+        header = Header(spec=spec, task=dict(task) if task else None, extra=extra, origin=origin or {})
         try:
             group = zarr.create_group(store, zarr_format=zarr_format, overwrite=overwrite)
             put(store, [header.write(zarr_format)])
@@ -211,7 +211,7 @@ class EpisodeStore:
                 "seed": UNKNOWN if seed is None else seed,
                 "success": UNKNOWN if success is None else int(success),
                 "instruction": header.instructions.index(instruction),
-                "checksum": _checksum(checked),
+                "checksum": checksum(checked),
             }
             meta = {name: np.asarray([value], META[name]) for name, value in entry.items()}
             length = len(checked["action"])
@@ -251,6 +251,11 @@ class EpisodeStore:
     def task(self) -> dict[str, Any] | None:
         """The task the episodes were collected on, as `Task.to_dict` gave it."""
         return self._header.task
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the file these episodes were imported from said about itself."""
+        return dict(self._header.origin)
 
     @property
     def extra(self) -> dict[str, tuple[int, ...]]:
@@ -312,7 +317,7 @@ class EpisodeStore:
         """Hash of spec, episode ends and contents; the same for zarr formats 2 and 3."""
         sums = self._values["checksum"]
         for index in np.flatnonzero(sums == UNKNOWN):
-            sums[index] = _checksum(self.episode(int(index)))
+            sums[index] = checksum(self.episode(int(index)))
         digest = hashlib.blake2b(json.dumps(self.spec.to_dict(), sort_keys=True).encode(), digest_size=16)
         digest.update(self._ends_array.tobytes() + sums.tobytes())
         return digest.hexdigest()
@@ -343,34 +348,3 @@ class EpisodeStore:
             column = self._meta[name]
             values[: column.rows] = column.read(0, column.rows)
         return values
-
-    def _drop_uncommitted(self) -> None:
-        dropped = []
-        wanted = [(c, self._rows) for c in self._data.values()] + [
-            (c, len(self)) for c in self._meta.values()
-        ]
-        for column, rows in wanted:
-            if column.rows > rows:
-                dropped.append(Dropped(array=column.name, start=rows, rows=column.rows - rows))
-                column.rows = rows
-                if self._writable:
-                    column.truncate(rows)
-        self.dropped = tuple(dropped)
-        if self._writable and isinstance(self._store, LocalStore):
-            for leftover in self._store.root.rglob("*.partial"):
-                leftover.unlink()
-        if dropped:
-            warnings.warn(
-                f"{self.where}: a writer did not finish; {len(self)} episodes are committed, left out: "
-                + ", ".join(map(str, dropped)),
-                stacklevel=4,
-            )
-
-
-def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for key in sorted(arrays):
-        array = np.ascontiguousarray(arrays[key])
-        digest.update(f"{key}/{array.dtype.str}/{array.shape}/".encode())
-        digest.update(array.data)
-    return int.from_bytes(digest.digest(), "little", signed=True)

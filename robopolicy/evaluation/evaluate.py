@@ -51,6 +51,9 @@ class Evaluation:
     lanes: int
     workers: int
     wall_seconds: float
+    """Of the episodes."""
+    startup_seconds: float = 0.0
+    """Of making the environments, before."""
 
     @property
     def success(self) -> Interval:
@@ -90,6 +93,7 @@ class Evaluation:
             "success": asdict(self.success),
             "success_final": asdict(self.success_final),
             "wall_seconds": self.wall_seconds,
+            "startup_seconds": self.startup_seconds,
             "seconds_per_episode": self.seconds_per_episode,
             "steps_per_second": self.steps_per_second,
             "lanes": self.lanes,
@@ -103,7 +107,7 @@ class Evaluation:
         return cls(
             task=Task.from_dict(values["task"]),
             rows=tuple(EpisodeRow(**row) for row in values["episodes"]),
-            **{key: values[key] for key in ("block", "lanes", "workers", "wall_seconds")},
+            **{key: values[key] for key in ("block", "lanes", "workers", "wall_seconds", "startup_seconds")},
         )
 
     def save(self, directory: str | Path) -> None:
@@ -137,7 +141,8 @@ class Evaluation:
             f"{self.task.name}: {count} of {len(self.rows)} episodes succeed, {self.success} "
             f"(95% Wilson); still successful at the end {self.success_final}.{typical} "
             f"Seeds {self.rows[0].seed}..{self.rows[-1].seed} ({self.block}). "
-            f"{self.wall_seconds:.1f} s, {self.seconds_per_episode:.2f} s an episode, "
+            f"{self.wall_seconds:.1f} s after {self.startup_seconds:.1f} s of starting, "
+            f"{self.seconds_per_episode:.2f} s an episode, "
             f"{self.steps_per_second:.0f} steps/s with {self.lanes} lanes and {self.workers} workers."
         )
 
@@ -177,7 +182,7 @@ def evaluate(
     block, episodes = block_of(seeds[0]), len(seeds)
     if block == "report":
         refuse_overlap(seeds, used_seeds, "training or choosing this policy")
-    own = envs is None
+    own, created = envs is None, time.perf_counter()
     if envs is None:
         lanes = min(lanes, episodes)
         envs = LaneVectorEnv(task, lanes, workers=workers, chunk=actor.action_horizon)
@@ -199,4 +204,5 @@ def evaluate(
         lanes=envs.num_envs,
         workers=envs.workers,
         wall_seconds=time.perf_counter() - started,
+        startup_seconds=started - created,
     )

@@ -53,9 +53,9 @@ def offline_error(
         obs_horizon=policy.obs_horizon,
         pred_horizon=policy.pred_horizon,
         action_horizon=policy.action_horizon,
-        padding={"action": "mask"},
     )
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(limit, len(windows))).round().astype(np.int64))
+    inside = _inside(store.lengths[list(episodes)], chosen, policy.obs_horizon, policy.pred_horizon)
     generator = torch.Generator(policy.device).manual_seed(derive(0, "offline"))
     shape = (policy.pred_horizon, policy.spec.action.size)
     square, absolute = np.zeros(shape), np.zeros(shape)
@@ -64,8 +64,8 @@ def offline_error(
         index = torch.as_tensor(chosen[start : start + BATCH], device=policy.device)
         batch = windows.gather(index).to(policy.device)
         predicted = policy.sample(batch.observation, generator=generator).actions[:, 0].double()
-        assert batch.mask is not None
-        actual, valid = batch.action.double(), batch.mask.double()[..., None]
+        actual = batch.action.double()
+        valid = torch.as_tensor(inside[start : start + BATCH], device=policy.device).double()[..., None]
         gap = (predicted - actual) * valid
         for sums, value in (
             (square, gap**2),
@@ -98,6 +98,14 @@ def offline_error(
     }
 
 
+def _inside(lengths: np.ndarray, index: np.ndarray, obs_horizon: int, pred_horizon: int) -> np.ndarray:
+    """Which rows of the windows `index` lie inside their episodes, `[B, Tp]`: padding was not recorded."""
+    stops = np.cumsum(lengths)
+    first, stop = (np.repeat(values, lengths)[index, None] for values in (stops - lengths, stops))
+    rows = index[:, None] + np.arange(pred_horizon) - (obs_horizon - 1)
+    return (first <= rows) & (rows < stop)
+
+
 def held_out(policy: Policy, store: EpisodeStore) -> tuple[list[int], str]:
     """Episodes the policy was not trained on, and what they are, in words.
 
@@ -107,9 +115,7 @@ def held_out(policy: Policy, store: EpisodeStore) -> tuple[list[int], str]:
     if provenance.fingerprint != store.fingerprint():
         return list(range(len(store))), "another store than the training data"
     config = provenance.config
-    _, rest = split_episodes(
-        store, config["validation"], config["seed"], limit=config["demonstrations"]
-    )
+    _, rest = split_episodes(store, config["validation"], config["seed"], limit=config["demonstrations"])
     if rest:
         return list(rest), "held out from training"
     return list(range(len(store))), "TRAINING episodes, none was held out"

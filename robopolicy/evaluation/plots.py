@@ -64,9 +64,7 @@ def training_curve(
         axes[1].legend(loc="lower right")
 
 
-def success_by_demonstrations(
-    curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path
-) -> None:
+def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path) -> None:
     """Success rate against the number of demonstrations, one line for each name."""
     counts = sorted({count for points in curves.values() for count, _ in points})
     with _figure(path, 1) as (axis,):

@@ -81,7 +81,7 @@ def write_report(
         commands: what to run next.
         notes: paragraphs below the headline.
     """
-    stages = {**(stages or {}), "evaluation": evaluation.wall_seconds}
+    stages = {**(stages or {}), "evaluation": evaluation.startup_seconds + evaluation.wall_seconds}
     sections = [_headline(evaluation, notes)]
     if video is not None:
         sections.append(_section("Episodes", _video(video, evaluation)))

@@ -1,7 +1,7 @@
 """Result files and the plan they fill: one JSON for each trained and evaluated policy.
 
-    results/plan.yaml                                   which cells are wanted, most important first
-    results/<task>/<policy>/n<demonstrations>/seed<k>.json
+results/plan.yaml                                   which cells are wanted, most important first
+results/<task>/<policy>/n<demonstrations>/seed<k>.json
 """
 
 from __future__ import annotations

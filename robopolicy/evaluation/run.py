@@ -109,7 +109,6 @@ def run_evaluation(
     task = _task(config, policy, store)
     run = None if config.checkpoint is None else _run_directory(config.checkpoint)
     directory = Path(config.out) if config.out else _default_directory(config, task, run)
-    directory.mkdir(parents=True, exist_ok=True)
     offline, plots = None, {}
     if policy is not None and store is not None:
         offline = _offline(policy, store, directory, progress)

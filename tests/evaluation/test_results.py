@@ -17,7 +17,7 @@ sections:
   - title: Main table
     note: What it says.
     rows:
-      - {task: [lift, can], policy: diffusion, demonstrations: [200], seeds: [0, 1], settings: [trainer.steps=9]}
+      - {task: [lift, can], policy: diffusion, demonstrations: [200], seeds: [0, 1], settings: [a.b=9]}
   - title: More data
     table: demonstrations
     rows:
@@ -53,7 +53,7 @@ def test_a_plan_lists_each_cell_once_in_order(tmp_path: Path) -> None:
     assert [(c.task, c.demonstrations, c.seed) for c in cells] == [
         ("lift", 200, 0), ("lift", 200, 1), ("can", 200, 0), ("can", 200, 1), ("can", 10, 0), ("can", 10, 1),
     ]  # fmt: skip
-    assert cells[0].settings == ("trainer.steps=9",)
+    assert cells[0].settings == ("a.b=9",)
     assert str(cells[0].file) == "lift/diffusion/n200/seed0.json"
 
 
@@ -120,7 +120,8 @@ def test_a_page_without_results_says_so_everywhere(tmp_path: Path) -> None:
     write_page(read_plan(_plan(tmp_path)), {}, tmp_path / "results.md")
     page = (tmp_path / "results.md").read_text()
     assert "0 of 6 planned cells are run." in page
-    assert "%" not in page.split("## Main table")[1]
+    assert page.count("not run") > 10
+    assert "% [" not in page
     assert not list(tmp_path.glob("*.png"))
 
 

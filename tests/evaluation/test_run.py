@@ -99,7 +99,9 @@ def test_own_data_needs_no_task(tmp_path: Path, capsys: pytest.CaptureFixture[st
         run_evaluation(_config(tmp_path, checkpoint=str(tmp_path / "c")), progress=False)
 
 
-@pytest.mark.parametrize("name, at_least, at_most", [("expert", 1.0, 1.0), ("zero", 0.0, 0.5), ("random", 0.0, 0.9)])
+@pytest.mark.parametrize(
+    "name, at_least, at_most", [("expert", 1.0, 1.0), ("zero", 0.0, 0.5), ("random", 0.0, 0.9)]
+)
 def test_scripted_policies(tmp_path: Path, name: str, at_least: float, at_most: float) -> None:
     outcome = run_evaluation(_config(tmp_path, policy={"name": name}, task=TASK.to_dict()), progress=False)
     assert outcome.evaluation is not None

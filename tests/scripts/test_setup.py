@@ -74,6 +74,7 @@ def test_changed_requirements_and_moved_clones_are_noticed(
     assert call(clone, "-c", ready).stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_a_failed_installation_shows_why_and_is_not_taken_for_a_finished_one(clone: Path) -> None:
     # No package index can be reached, so pip fails at its first requirement.
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "PATH": os.defpath}

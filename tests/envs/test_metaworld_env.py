@@ -1,0 +1,90 @@
+"""Meta-World: any task by name, drawn from the seed alone, solved by the package's own policies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from envs.check import assert_ok
+from robopolicy.env import RobotEnv, make_env
+from robopolicy.errors import ConfigError, SpecMismatch
+from robopolicy.seeding import episode_seeds
+from robopolicy.task import Task
+
+pytest.importorskip("metaworld")
+pytestmark = pytest.mark.sim
+
+
+def make(name: str) -> RobotEnv:
+    return make_env(Task(name="t", env={"name": "metaworld", "task": name}, horizon=9))
+
+
+@pytest.mark.parametrize("name", ["reach-v3", "door-open-v3", "drawer-open-v3", "peg-insert-side-v3"])
+def test_contract(name: str) -> None:
+    assert_ok(make(name))
+
+
+def test_the_goal_is_visible_and_varies() -> None:
+    env = make("reach-v3")
+    goals = []
+    for seed in range(8):
+        observation, _ = env.reset(seed=seed)
+        goals.append(observation["object-state"][-3:])
+        np.testing.assert_allclose(goals[-1], env._env._target_pos, atol=1e-6)  # type: ignore[attr-defined]
+    assert np.std(goals, axis=0).min() > 0.01
+
+
+def test_the_rate_is_that_of_the_simulation() -> None:
+    env = make("reach-v3")
+    assert env.robot_spec.control_hz == 80.0
+    env.reset(seed=0)
+    before = env._env.data.time  # type: ignore[attr-defined]
+    for _ in range(80):
+        env.step(np.zeros(4))
+    assert env._env.data.time - before == pytest.approx(1.0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["reach-v3", "push-v3", "button-press-topdown-v3", "window-open-v3"])
+def test_experts_solve_tasks(name: str) -> None:
+    env = make(name)
+    lengths = []
+    for seed in episode_seeds("collect", 3):
+        observation, _ = env.reset(seed=seed)
+        expert = env.expert(seed, {})
+        for step in range(300):
+            action = expert.act(observation)
+            assert action.dtype == np.float32
+            assert np.abs(action[:3]).max() <= 1.0
+            observation, _, _, _, info = env.step(action)
+            if info["success"]:
+                lengths.append(step)
+                break
+    assert len(lengths) == 3
+
+
+def test_long_episodes_are_allowed() -> None:
+    env = make("reach-v3")
+    env.reset(seed=0)
+    for _ in range(510):  # the package stops at 500
+        _, _, terminated, truncated, _ = env.step(np.zeros(4))
+    assert not terminated
+    assert not truncated
+
+
+def test_corner_cameras_stand_upright() -> None:
+    env = make("reach-v3")
+    env.reset(seed=0)
+    data, model = env._env.data, env._env.model  # type: ignore[attr-defined]
+    for camera in ("corner", "corner2", "corner3"):
+        assert data.cam_xmat[model.camera(camera).id].reshape(3, 3)[2, 1] > 0  # its "up" points up
+
+
+def test_misuse_is_explained() -> None:
+    with pytest.raises(ConfigError, match="reach-v3"):
+        make("reach")
+    env = make("reach-v3")
+    with pytest.raises(ConfigError, match="slowest"):
+        env.expert(0, {"slowest": 0.0})
+    env.reset(seed=0)
+    with pytest.raises(SpecMismatch, match="4 finite"):
+        env.step(np.zeros(7))
