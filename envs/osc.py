@@ -46,7 +46,7 @@ class OperationalSpaceController:
         self._finger_middle = finger_range.mean(axis=1)
         self._finger_half = 0.5 * (finger_range[:, 1] - finger_range[:, 0])
         jacobian, mass = np.zeros((6, model.nv)), np.zeros((model.nv, model.nv))
-        self._full_jacobian, self._jacobian_pos, self._jacobian_rot = jacobian, jacobian[:3], jacobian[3:]
+        self._jacobian_pos, self._jacobian_rot = jacobian[:3], jacobian[3:]
         self._full_mass, self._mass = mass, mass[self._qvel, self._qvel]
         self._jacobian = jacobian[:, self._qvel]
         self.begin()

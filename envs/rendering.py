@@ -83,9 +83,10 @@ class Renderer:
         self._mujoco = mujoco
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
-        # Half the time of a software renderer goes into reflections, and half of the rest into multisampling.
+        # Where a software renderer's time goes: reflections, multisampling and large shadow maps.
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         model.vis.quality.offsamples = 0
+        model.vis.quality.shadowsize = min(512, model.vis.quality.shadowsize)
         self._option = mujoco.MjvOption()
         for group in hidden_groups:
             self._option.geomgroup[group] = 0

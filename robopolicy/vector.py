@@ -90,7 +90,9 @@ class _Shard:
     def __init__(self, task: Task, lanes: Sequence[int], buffers: _Buffers, hold: int | None) -> None:
         self.task, self.lanes, self.arrays, self.hold = task, list(lanes), buffers.arrays, hold
         self.envs: dict[int, RobotEnv] = {lane: make_env(task) for lane in self.lanes}
-        self.shapes = {key[6:]: array.shape[1:] for key, array in self.arrays.items() if key.startswith("first/")}
+        self.shapes = {
+            key[6:]: array.shape[1:] for key, array in self.arrays.items() if key.startswith("first/")
+        }
         self.latest: dict[int, Observation] = {}
         self.seeds: dict[int, int] = {}
         self.clock: dict[int, int] = {}
@@ -144,7 +146,9 @@ class _Shard:
     def _write(self, group: str, observation: Observation, where: tuple[int, ...]) -> None:
         # NumPy would broadcast a wrong shape and keep the last episode's value of a missing key.
         if observation.keys() != self.shapes.keys():
-            raise SpecMismatch(f"Observations {sorted(observation)} given, the spec has {sorted(self.shapes)}.")
+            raise SpecMismatch(
+                f"Observations {sorted(observation)} given, the spec has {sorted(self.shapes)}."
+            )
         for key, value in observation.items():
             if np.shape(value) != self.shapes[key]:
                 given, wanted = list(np.shape(value)), list(self.shapes[key])
@@ -255,7 +259,9 @@ class LaneVectorEnv(VectorEnv):
         if len(seeds) != self.num_envs or mask.shape != (self.num_envs,):
             raise ConfigError(f"reset needs one seed and one mask entry for each of {self.num_envs} lanes.")
         chosen = {lane: int(seeds[lane]) for lane in np.flatnonzero(mask).tolist()}
-        self._call("reset", [({lane: chosen[lane] for lane in part if lane in chosen},) for part in self._all])
+        self._call(
+            "reset", [({lane: chosen[lane] for lane in part if lane in chosen},) for part in self._all]
+        )
         return {k[6:]: v.copy() for k, v in self.arrays.items() if k.startswith("first/")}, {}
 
     def step_chunk(

@@ -32,6 +32,7 @@ def main(config: dict[str, Any]) -> None:
     can_film = bool(_rendering.ensure())
 
     from robopolicy.evaluation.collect import collect
+    from robopolicy.evaluation.during import SelectionCheck
     from robopolicy.evaluation.run import EvaluateConfig, run_evaluation
     from robopolicy.learning.train import TrainConfig, prepare
     from robopolicy.registry import parse
@@ -51,7 +52,7 @@ def main(config: dict[str, Any]) -> None:
 
     start = time.monotonic()
     print(f"\n2/3  Training: {settings.trainer.steps} steps")
-    trainer = prepare(settings)
+    trainer = prepare(settings, evaluate=SelectionCheck(settings))
     trainer.train()
     stages["training"] = time.monotonic() - start
 
@@ -59,9 +60,7 @@ def main(config: dict[str, Any]) -> None:
     print(f"\n3/3  Evaluation: {episodes} episodes on seeds that nothing was trained on")
     retry = [f"python scripts/{line}" for line in NEXT]
     measured = run_evaluation(
-        EvaluateConfig(
-            checkpoint=paths["out"], episodes=episodes, video=4 if can_film else 0, out=str(out)
-        ),
+        EvaluateConfig(checkpoint=paths["out"], episodes=episodes, video=4 if can_film else 0, out=str(out)),
         title=f"Quickstart: {task.instruction or task.name}",
         stages=stages,
         commands=tuple(retry),

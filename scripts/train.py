@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from robopolicy.cli import command
@@ -20,23 +19,14 @@ from robopolicy.cli import command
 )
 def main(config: dict[str, Any]) -> None:
     """Compose, train, and print what to do next."""
+    from robopolicy.evaluation.during import SelectionCheck
     from robopolicy.learning.train import TrainConfig, prepare
-    from robopolicy.policies.policy import Policy
     from robopolicy.registry import parse
-    from robopolicy.task import Task
 
     settings = parse(TrainConfig, config, "train")
 
-    def evaluate_on_selection_seeds(policy: Policy) -> Mapping[str, float]:
-        from robopolicy.evaluation.evaluate import evaluate
-        from robopolicy.rollout import PolicyActor
-
-        assert settings.task is not None
-        task = Task.from_dict(settings.task)
-        outcome = evaluate(PolicyActor(policy), task, block="select", progress=False, **settings.evaluate)
-        return {"success": outcome.success_rate}
-
-    trainer = prepare(settings, evaluate=evaluate_on_selection_seeds if settings.task else None)
+    check = SelectionCheck(settings) if settings.task else None
+    trainer = prepare(settings, evaluate=check)
     resumed = f" (resumed at step {trainer.step})" if trainer.step else ""
     parameters = sum(p.numel() for p in trainer.parameters)
     effective = settings.trainer.batch_size * trainer.ranks.world

@@ -18,7 +18,7 @@ ROBOSUITE, GYM = 1, 2  # robomimic's EnvType
 
 
 def export_hdf5(store: EpisodeStore, dst: str | Path, *, overwrite: bool = False) -> Path:
-    """Write ``data/demo_k/{obs/<key>, actions, rewards, dones[, states]}`` as robomimic's SequenceDataset reads it.
+    """Write ``data/demo_k/{obs/<key>, actions, rewards, dones[, states]}``, the layout robomimic trains on.
 
     Rewards are 0 and the last step is done where the store has no such columns. ``next_obs`` is left out:
     set ``train.hdf5_load_next_obs`` to false. Seed, success and instruction become attributes of a demo.

@@ -98,8 +98,8 @@ def import_hdf5(
         first = cast(h5py.Group, file["data"][demos[0]])
         if "obs" not in first:
             raise DataError(
-                f"{src} holds simulator states and actions but no observations, which have to be extracted by "
-                f"replay: python -m robomimic.scripts.dataset_states_to_obs --dataset {src} "
+                f"{src} holds simulator states and actions but no observations. Extract them by replay: "
+                f"python -m robomimic.scripts.dataset_states_to_obs --dataset {src} "
                 "--output_name with_obs.hdf5 --done_mode 2 (after robomimic.scripts.conversion."
                 "convert_robosuite if robosuite recorded it)."
             )

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robopolicy import seeding
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.validation import check_finite
-from robopolicy.errors import ConfigError, DataError
+from robopolicy.errors import DataError
 
 BLOCK_BYTES = 64 << 20
 
@@ -43,30 +42,6 @@ def choose_episodes(store: EpisodeStore, episodes: Sequence[int] | None) -> np.n
     if (np.diff(chosen) == 0).any():
         raise DataError(f"{store.where}: episode {chosen[:-1][np.diff(chosen) == 0][0]} is chosen twice.")
     return chosen
-
-
-def split_episodes(
-    store: EpisodeStore, val_fraction: float, seed: int, *, limit: int | None = None
-) -> tuple[list[int], list[int]]:
-    """Training and validation episodes, drawn by `seed`.
-
-    Validation does not depend on `limit`, fewer training episodes are a subset of more, and episodes that
-    `limit` leaves out are in neither.
-
-    Raises:
-        ConfigError: a fraction outside [0, 1), or more training episodes than there are.
-    """
-    if not 0 <= val_fraction < 1:
-        raise ConfigError(f"val_fraction must be in [0, 1), got {val_fraction}.")
-    order = seeding.rng(seed, "split").permutation(len(store))
-    held_out = min(max(1, round(val_fraction * len(store))), len(store) - 1) if val_fraction else 0
-    train = order[held_out:]
-    if limit is not None and not 1 <= limit <= len(train):
-        raise ConfigError(
-            f"{limit} training episodes are asked for; {store.where} has {len(store)} episodes, "
-            f"{held_out} of them held out for validation."
-        )
-    return sorted(train[:limit].tolist()), sorted(order[:held_out].tolist())
 
 
 def blocks(store: EpisodeStore, key: str, episodes: np.ndarray) -> Iterator[np.ndarray]:

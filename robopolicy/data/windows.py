@@ -1,15 +1,12 @@
-"""Windows of episodes, drawn as one gather a key.
-
-The window at time t holds observations t-(To-1) .. t and actions t-(To-1) .. t-(To-1)+Tp-1. There is one for
-every t of an episode. Before the episode its first row is held; after it the padding rule of the action holds.
-"""
+"""Windows of episodes as one tensor gather for each key, where the data lives."""
 
 from __future__ import annotations
 
-import dataclasses
+import math
+import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,55 +14,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robopolicy import seeding
+from robopolicy.data.rows import blocks, choose_episodes
 from robopolicy.data.store import EpisodeStore
-from robopolicy.errors import ConfigError, DataError, unknown
-from robopolicy.seeding import rng
-from robopolicy.spec import ActionSpec
+from robopolicy.errors import ConfigError, unknown
 
-Padding = Literal["auto", "hold", "zero", "mask"]
+Padding = Literal["hold", "zero", "mask"]
 Cache = Literal["auto", "device", "memmap"]
-PADDINGS, CACHES = ("auto", "hold", "zero", "mask"), ("auto", "device", "memmap")
-DEVICE_BUDGET = 4 * 2**30
+PADDINGS = ("hold", "zero", "mask")
+CACHES = ("auto", "device", "memmap")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B windows in the robot's units."""
+    """Windows of B moments. Images stay uint8 ``[B, To, H, W, C]``, everything else is float32."""
 
     observation: dict[str, Tensor]
-    """`[B, To, ...]`."""
+    """`[B, To, ...]`, times t-(To-1) .. t."""
     action: Tensor
-    """`[B, Tp, Da]`."""
+    """`[B, Tp, Da]`; row j is time t-(To-1)+j."""
     mask: Tensor | None = None
-    """bool `[B, Tp]`: which actions count; None if all do."""
+    """bool `[B, Tp]`, True inside the episode; None where padded rows count like others."""
     episode: Tensor | None = None
-    """Index of each window's episode in the store, `[B]`."""
+    """int64 `[B]`, episode number in the store."""
+    instruction: list[str] | None = None
+    """Given when a text observation was asked for."""
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        moved = {key: value.to(device) for key, value in self.observation.items()}
-        rest = {
-            f.name: None if (value := getattr(self, f.name)) is None else value.to(device)
-            for f in dataclasses.fields(self)
-            if f.name != "observation"
-        }
-        return Batch(observation=moved, **rest)
+        """The same batch on another device."""
+        return replace(
+            self,
+            observation={key: value.to(device) for key, value in self.observation.items()},
+            action=self.action.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+            episode=None if self.episode is None else self.episode.to(device),
+        )
 
 
 class Windows:
-    """All windows of some episodes of a store.
+    """One window for every moment t of the chosen episodes; window i is the i-th row of those episodes.
 
-    Args:
-        obs_keys: observations to include.
-        episodes: indices into the store; all by default.
-        padding: actions after the end repeat the last one ("hold", right for absolute targets), are zero with
-            grippers held ("zero", right for deltas), or do not count ("mask"). "auto" asks the spec.
-        cache: "device" keeps everything as tensors there, "memmap" as files of raw arrays; "auto" takes the
-            device for up to `budget` bytes.
-
-    Raises:
-        ConfigError: unknown key, rule or horizons that do not fit.
-        DataError: no episode chosen.
+    Before an episode begins its first row is repeated. After it ends, actions follow `padding`: "hold"
+    repeats the last row, "zero" is no motion (grippers hold), "mask" holds and marks the rows. The default
+    is hold for absolute targets and zero for deltas and velocities (`ActionSpec.holds_position`).
     """
 
     def __init__(
@@ -78,138 +69,167 @@ class Windows:
         action_horizon: int,
         episodes: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
-        padding: Padding = "auto",
+        padding: Mapping[str, Padding] | None = None,
         cache: Cache = "auto",
-        cache_directory: str | Path | None = None,
-        budget: int = DEVICE_BUDGET,
+        directory: Path | str | None = None,
     ) -> None:
-        if pred_horizon < obs_horizon - 1 + action_horizon:
-            raise ConfigError(
-                f"pred_horizon {pred_horizon} is too short: obs_horizon - 1 + action_horizon = "
-                f"{obs_horizon - 1 + action_horizon}."
-            )
-        if padding not in PADDINGS:
-            raise ConfigError(unknown("padding", padding, PADDINGS))
+        """Reads the chosen episodes once.
+
+        Args:
+            padding: ``{"action": rule}``.
+            cache: "device" keeps the episodes as tensors on `device`, "memmap" as decompressed files that
+                are gathered on the CPU, "auto" decides by the memory that is free.
+            directory: where memory-mapped files go (a temporary directory inside it, removed at the end).
+
+        Raises:
+            ConfigError: horizons that do not fit, an unknown key, padding or cache.
+            DataError: episodes that are not there, or data that cannot be read.
+        """
+        check_horizons(obs_horizon, pred_horizon, action_horizon)
+        observations = store.spec.observations
+        for key in obs_keys:
+            if key not in observations:
+                raise ConfigError(f"{store.where}: " + unknown("observation", key, observations))
         if cache not in CACHES:
             raise ConfigError(unknown("cache", cache, CACHES))
-        for key in obs_keys:
-            if key not in store.spec.observations:
-                raise ConfigError(unknown("observation", key, store.spec.observations))
-        chosen = list(range(len(store)) if episodes is None else episodes)
-        if not chosen:
-            raise DataError(f"No episode chosen from the {len(store)} of {store.where}.")
-        self.spec = store.spec.select(list(obs_keys))
-        self.obs_horizon, self.pred_horizon = obs_horizon, pred_horizon
+        zeroed, self._masked = _padding(store, padding or {})
+        chosen = choose_episodes(store, episodes)
+        lengths = store.lengths[chosen]
+        rows = int(lengths.sum())
         self.device = torch.device(device)
-        self._rule = padding if padding != "auto" else ("hold" if self.spec.action.holds_position else "zero")
-        self._zeroed = _zeroed_dimensions(self.spec.action).to(self.device)
-        lengths = torch.as_tensor(store.lengths[chosen])
-        last = lengths.cumsum(0) - 1
-        # For every row: the first and last row of its episode, and the episode's index in the store.
-        self._first = (last - lengths + 1).repeat_interleave(lengths).to(self.device)
-        self._last = last.repeat_interleave(lengths).to(self.device)
-        self._episode = torch.as_tensor(chosen).repeat_interleave(lengths).to(self.device)
-        keys = [*obs_keys, "action"]
-        size = sum(_bytes(store, key, int(lengths.sum())) for key in keys)
-        self.on_device = cache == "device" or (cache == "auto" and size <= budget)
-        if self.on_device:
-            self._data = {k: torch.as_tensor(_rows(store, k, chosen), device=self.device) for k in keys}
-        else:
-            self._directory = None if cache_directory else tempfile.TemporaryDirectory(prefix="windows-")
-            where = Path(cache_directory or self._directory.name)  # type: ignore[union-attr]
-            self._files = {k: _memmap(store, k, chosen, int(lengths.sum()), where) for k in keys}
+        keys = [*(key for key in obs_keys if observations[key].kind != "text"), "action"]
+        self._instructions = store.instructions if len(keys) <= len(obs_keys) else None
+        kinds = {key: _stored_as(store, key) for key in keys}
+        if cache == "auto":
+            size = sum(rows * math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
+            cache = "device" if size <= _budget(self.device) else "memmap"
+        self.cache = cache
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        home = self.device
+        if cache == "memmap":
+            self._directory = tempfile.TemporaryDirectory(prefix="robopolicy-", dir=directory)
+            home = torch.device("cpu")
+        self._data: dict[str, Tensor] = {}
+        for number, (key, (shape, dtype)) in enumerate(kinds.items()):
+            array: np.ndarray
+            if self._directory is None:
+                array = np.empty((rows, *shape), dtype)
+            else:
+                path = Path(self._directory.name) / f"{number}.raw"
+                array = np.memmap(path, dtype, "w+", shape=(rows, *shape))
+            _fill(array, store, key, chosen)
+            self._data[key] = torch.from_numpy(array).to(home)
+        stops = np.cumsum(lengths)
+        per_row = [np.repeat(values, lengths) for values in (stops - lengths, stops - 1, chosen)]
+        self._first, self._last, self._episode = (torch.from_numpy(values).to(home) for values in per_row)
+        self._past = torch.arange(-(obs_horizon - 1), 1, device=home)
+        self._chunk = torch.arange(pred_horizon, device=home) - (obs_horizon - 1)
+        self._zeroed = None if zeroed is None else zeroed.to(home)
 
     def __len__(self) -> int:
+        """Windows, one for every step of the chosen episodes."""
         return len(self._first)
 
     def gather(self, index: Tensor) -> Batch:
-        """The windows at `index` `[B]`, on the data's device (the CPU for memmap)."""
-        index = index.to(self.device)
+        """The windows `index` (int64 `[B]`), on the device given at construction."""
+        index = index.to(self._first.device)
         first, last = self._first[index, None], self._last[index, None]
-        start = index[:, None] - (self.obs_horizon - 1)
-        seen = (start + torch.arange(self.obs_horizon, device=self.device)).clamp(min=first)
-        wanted = start + torch.arange(self.pred_horizon, device=self.device)
-        rows = wanted.clamp(min=first).minimum(last)
-        observation = {key: self._take(key, seen) for key in self.spec.observations}
-        action, mask = self._take("action", rows), None
-        after = wanted > last
-        if self._rule == "zero":
-            action = action.masked_fill(after[..., None] & self._zeroed, 0.0)
-        elif self._rule == "mask":
-            mask = ~after & (wanted >= first)
-        return Batch(observation=observation, action=action, mask=mask, episode=self._episode[index])
-
-    def _take(self, key: str, rows: Tensor) -> Tensor:
-        if self.on_device:
-            return self._data[key][rows]
-        return torch.from_numpy(self._files[key][rows.cpu().numpy()]).to(self.device)
+        seen = torch.maximum(index[:, None] + self._past, first)
+        wanted = index[:, None] + self._chunk
+        rows = torch.minimum(torch.maximum(wanted, first), last)
+        action = self._data["action"][rows]
+        if self._zeroed is not None:
+            action = action.masked_fill_((wanted > last)[..., None] & self._zeroed, 0.0)
+        episode = self._episode[index]
+        texts = self._instructions
+        batch = Batch(
+            observation={key: data[seen] for key, data in self._data.items() if key != "action"},
+            action=action,
+            mask=rows == wanted if self._masked else None,
+            episode=episode,
+            instruction=None if texts is None else [texts[i] for i in episode.tolist()],
+        )
+        return batch if self.cache == "device" else batch.to(self.device)
 
 
 def split_episodes(
-    store: EpisodeStore, validation: float, seed: int, *, limit: int | None = None
+    store: EpisodeStore, val_fraction: float, seed: int, *, limit: int | None = None
 ) -> tuple[list[int], list[int]]:
-    """Training and held-out episodes, disjoint.
+    """Training and validation episodes, drawn by `seed`.
 
-    Args:
-        validation: share held out, rounded; at least one training episode stays.
-        limit: use only this many training episodes (the rest is not used for anything).
+    Validation does not depend on `limit`, fewer training episodes are a subset of more, and episodes that
+    `limit` leaves out are in neither.
 
     Raises:
-        DataError: fewer training episodes than `limit`.
+        ConfigError: a fraction outside [0, 1), or more training episodes than there are.
     """
-    count = len(store)
-    order = rng(seed, "split").permutation(count).tolist()
-    held_out = min(round(validation * count), count - 1)
+    if not 0 <= val_fraction < 1:
+        raise ConfigError(f"val_fraction must be in [0, 1), got {val_fraction}.")
+    order = seeding.rng(seed, "split").permutation(len(store))
+    held_out = min(max(1, round(val_fraction * len(store))), len(store) - 1) if val_fraction else 0
     train = order[held_out:]
-    if limit is not None:
-        if not 1 <= limit <= len(train):
-            raise DataError(
-                f"{limit} training episodes asked for; {store.where} has {len(train)} of {count}."
-            )
-        train = train[:limit]
-    return sorted(train), sorted(order[:held_out])
+    if limit is not None and not 1 <= limit <= len(train):
+        raise ConfigError(
+            f"{limit} training episodes are asked for; {store.where} has {len(store)} episodes, "
+            f"{held_out} of them held out for validation."
+        )
+    return sorted(train[:limit].tolist()), sorted(order[:held_out].tolist())
 
 
-def _zeroed_dimensions(action: ActionSpec) -> Tensor:
-    zeroed = torch.ones(action.size, dtype=torch.bool)
+def check_horizons(obs_horizon: int, pred_horizon: int, action_horizon: int) -> None:
+    """Raise unless the executed rows ``[To-1 : To-1+Ta]`` lie inside the prediction.
+
+    Raises:
+        ConfigError: with the numbers.
+    """
+    if min(obs_horizon, pred_horizon, action_horizon) < 1:
+        raise ConfigError(
+            f"Horizons must be at least 1, got obs_horizon={obs_horizon}, pred_horizon={pred_horizon}, "
+            f"action_horizon={action_horizon}."
+        )
+    needed = obs_horizon - 1 + action_horizon
+    if pred_horizon < needed:
+        raise ConfigError(
+            f"pred_horizon={pred_horizon} is too short: obs_horizon={obs_horizon} and "
+            f"action_horizon={action_horizon} need at least {needed}."
+        )
+
+
+def _padding(store: EpisodeStore, padding: Mapping[str, Padding]) -> tuple[Tensor | None, bool]:
+    """Action dimensions `[Da]` that are zero after the end (None if all hold), and whether to mask."""
+    for key in padding:
+        if key != "action":
+            raise ConfigError("Only the action is padded after the end. " + unknown("key", key, ["action"]))
+    action = store.spec.action
+    rule = padding.get("action", "hold" if action.holds_position else "zero")
+    if rule not in PADDINGS:
+        raise ConfigError(unknown("padding", rule, PADDINGS))
+    if rule != "zero":
+        return None, rule == "mask"
+    zeroed = torch.zeros(action.size, dtype=torch.bool)
     for part, where in action.slices():
-        if part.kind == "gripper":
-            zeroed[where] = False
-    return zeroed
+        zeroed[where] = part.kind != "gripper"
+    return zeroed, False
 
 
-def _bytes(store: EpisodeStore, key: str, rows: int) -> int:
+def _stored_as(store: EpisodeStore, key: str) -> tuple[tuple[int, ...], np.dtype]:
     shape, dtype = store.shape_of(key)
-    return rows * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    is_image = key != "action" and store.spec.observations[key].kind == "image"
+    return shape, dtype if is_image else np.dtype(np.float32)
 
 
-def _rows(store: EpisodeStore, key: str, episodes: Sequence[int]) -> np.ndarray:
-    return np.concatenate([store.read(key, rows) for rows in _slices(store, episodes)])
+def _fill(array: np.ndarray, store: EpisodeStore, key: str, episodes: np.ndarray) -> None:
+    start = 0
+    for block in blocks(store, key, episodes):
+        array[start : start + len(block)] = block
+        start += len(block)
 
 
-def _slices(store: EpisodeStore, episodes: Sequence[int]) -> list[slice]:
-    """Rows of these episodes, neighbours joined: reading a store costs milliseconds a call."""
-    ends, lengths = store.episode_ends.tolist(), store.lengths.tolist()
-    joined: list[slice] = []
-    for episode in episodes:
-        start = ends[episode] - lengths[episode]
-        if joined and joined[-1].stop == start:
-            joined[-1] = slice(joined[-1].start, ends[episode])
-        else:
-            joined.append(slice(start, ends[episode]))
-    return joined
-
-
-def _memmap(store: EpisodeStore, key: str, episodes: Sequence[int], rows: int, directory: Path) -> np.memmap:
-    directory.mkdir(parents=True, exist_ok=True)
-    shape, dtype = store.shape_of(key)
-    path = directory / f"{key.replace('/', '_')}.raw"
-    array = np.memmap(path, dtype=dtype, mode="w+", shape=(rows, *shape))
-    written = 0
-    for part in _slices(store, episodes):
-        for start in range(part.start, part.stop, 4096):
-            block = store.read(key, slice(start, min(start + 4096, part.stop)))
-            array[written : written + len(block)] = block
-            written += len(block)
-    array.flush()
-    return np.memmap(path, dtype=dtype, mode="r", shape=(rows, *shape))
+def _budget(device: torch.device) -> int:
+    """Bytes that data may take: half of what is free on a GPU, a quarter of free memory elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    except (ValueError, OSError, AttributeError):  # not every system tells
+        return 2 << 30

@@ -32,7 +32,9 @@ def _column(sigma: Tensor) -> Tensor:
     return sigma[:, None, None]
 
 
-def clean_estimate(network: Network, prediction: Prediction, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+def clean_estimate(
+    network: Network, prediction: Prediction, x: Tensor, sigma: Tensor, condition: Tensor
+) -> Tensor:
     """E[clean | x] from a network trained on `training_target`."""
     sigma_ = _column(sigma)
     scale = torch.rsqrt(1 + sigma_**2)

@@ -41,7 +41,11 @@ def sampling_sigmas(steps: int, train_steps: int, schedule: str, spacing: str = 
     if spacing == "trailing":
         indices = [round(train_steps - i * train_steps / steps) - 1 for i in range(steps)]
     elif spacing == "linspace":
-        indices = torch.linspace(train_steps - 1, 0, steps).round().long().tolist() if steps > 1 else [train_steps - 1]
+        indices = (
+            torch.linspace(train_steps - 1, 0, steps).round().long().tolist()
+            if steps > 1
+            else [train_steps - 1]
+        )
     elif spacing == "leading":
         indices = [i * (train_steps // steps) for i in range(steps)][::-1]
     else:

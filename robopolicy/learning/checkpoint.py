@@ -1,9 +1,9 @@
 """Checkpoints: a directory of JSON and safetensors that loads without executing anything it contains.
 
-    step-00005000/
-      policy.json            format, version, spec, codec, configuration, provenance, digest
-      policy.safetensors     weights and codec statistics (the averaged weights, where training averages)
-      training.json, training.safetensors    what resuming needs besides
+step-00005000/
+  policy.json            format, version, spec, codec, configuration, provenance, digest
+  policy.safetensors     weights and codec statistics (the averaged weights, where training averages)
+  training.json, training.safetensors    what resuming needs besides
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def save_checkpoint(
     (temporary / "policy.json").write_text(json.dumps(description, indent=1))
     save_file(tensors, temporary / "policy.safetensors")
     if training is not None:
-        save_file({k: v.detach().cpu().contiguous() for k, v in training.items()}, temporary / "training.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in training.items()},
+            temporary / "training.safetensors",
+        )
         (temporary / "training.json").write_text(json.dumps(plain(state or {}), indent=1))
     for file in temporary.iterdir():
         with file.open("rb") as handle:
@@ -108,13 +111,17 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     if not path.exists():
         raise CheckpointError(f"No such checkpoint: {path}.{_nearby(path)}")
-    runs = sorted(found.parent for found in path.rglob("checkpoints") if found.is_dir() and steps(found.parent))
+    runs = sorted(
+        found.parent for found in path.rglob("checkpoints") if found.is_dir() and steps(found.parent)
+    )
     if not runs and steps(path.parent) and path.name == "checkpoints":
         runs = [path.parent]
     if not runs:
         raise CheckpointError(f"{path} contains no checkpoint.{_nearby(path)}")
     if len(runs) > 1:
-        raise CheckpointError(f"{path} contains {len(runs)} runs; name one:\n  " + "\n  ".join(map(str, runs)))
+        raise CheckpointError(
+            f"{path} contains {len(runs)} runs; name one:\n  " + "\n  ".join(map(str, runs))
+        )
     return steps(runs[0])[-1]
 
 
@@ -195,5 +202,3 @@ def _nearby(path: Path) -> str:
     found = sorted({str(p.parent.parent) for p in list(parent.rglob("checkpoints/*/policy.json"))[:200]})
     found = sorted({str(Path(f).parent) for f in found})
     return f" Runs below {parent}: {', '.join(found[:8])}." if found else ""
-
-

@@ -15,7 +15,12 @@ class MetricsLog:
     """Appends rows of scalars by step. Rows after `resume_step` of an earlier session are dropped."""
 
     def __init__(
-        self, directory: Path, *, resume_step: int = 0, wandb: bool = False, config: Mapping[str, Any] | None = None
+        self,
+        directory: Path,
+        *,
+        resume_step: int = 0,
+        wandb: bool = False,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 

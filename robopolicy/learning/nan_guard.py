@@ -38,7 +38,9 @@ def dump_and_raise(
     (target / "state.json").write_text(json.dumps(state, indent=1))
     floating = {k: v for k, v in {**inputs, **weights}.items() if v.is_floating_point()}
     bad = [key for key, value in floating.items() if not torch.isfinite(value).all()]
-    culprit = f"not finite: {', '.join(bad[:6])}" if bad else "batch and weights are finite: the loss overflowed"
+    culprit = (
+        f"not finite: {', '.join(bad[:6])}" if bad else "batch and weights are finite: the loss overflowed"
+    )
     raise NotFiniteError(
         f"The loss is not finite at step {step} ({culprit}). Batch, weights, random seed and configuration are "
         f"in {target}. The last checkpoint is untouched."

@@ -22,7 +22,28 @@ from robopolicy.spec import Spec
 from robopolicy.task import Task
 
 FIT_BATCH = 4096
-MAY_CHANGE = ("device", "cache", "wandb", "trainer.threads", "trainer.wandb", "trainer.keep", "evaluate")
+MAY_CHANGE = (
+    "device",
+    "cache",
+    "wandb",
+    "trainer.threads",
+    "trainer.wandb",
+    "trainer.keep",
+    "evaluate.workers",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuringConfig:
+    """Evaluations in the environment every `trainer.evaluate_every` steps."""
+
+    episodes: int = 20
+    lanes: int = 10
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.episodes, self.lanes) < 1 or self.workers < 0:
+            raise ConfigError("evaluate needs episodes, lanes >= 1 and workers >= 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +67,7 @@ class TrainConfig:
     name: str = "default"
     out: str | None = None
     device: str = "auto"
-    evaluate: Mapping[str, Any] = field(default_factory=dict)
-    """Episodes, lanes and workers of evaluations during training."""
+    evaluate: DuringConfig = field(default_factory=DuringConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
@@ -78,7 +98,9 @@ def prepare(
     """A trainer, new or where the run in its directory stopped."""
     store = EpisodeStore.open(config.store_path)
     spec = choose_observations(store.spec, config.observations)
-    task = Task.from_dict(config.task) if config.task else (Task.from_dict(store.task) if store.task else None)
+    task = (
+        Task.from_dict(config.task) if config.task else (Task.from_dict(store.task) if store.task else None)
+    )
     train, held_out = split_episodes(store, config.validation, config.seed, limit=config.demonstrations)
     open_run(
         config.directory,
@@ -90,7 +112,12 @@ def prepare(
 
     def windows(episodes: list[int]) -> Windows:
         return Windows(
-            store, obs_keys=list(spec.observations), episodes=episodes, device=device, cache=config.cache, **horizons
+            store,
+            obs_keys=list(spec.observations),
+            episodes=episodes,
+            device=device,
+            cache=config.cache,
+            **horizons,
         )
 
     training = windows(train)
@@ -147,5 +174,3 @@ def _horizons(policy: Mapping[str, Any]) -> dict[str, int]:
     cls = config_class(get("policy", policy["name"]))
     config = parse(cls, {k: v for k, v in policy.items() if k != "name"}, f"policy={policy['name']}")
     return {name: getattr(config, name) for name in ("obs_horizon", "pred_horizon", "action_horizon")}
-
-

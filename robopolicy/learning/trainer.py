@@ -123,7 +123,9 @@ class Trainer:
             if self.ranks.rank == 0
             else None
         )
-        bar = tqdm(total=config.steps, initial=self.step, desc="train", unit="step", disable=not self.progress)
+        bar = tqdm(
+            total=config.steps, initial=self.step, desc="train", unit="step", disable=not self.progress
+        )
         saved, since, since_step = time.monotonic(), time.monotonic(), self.step
         running: dict[str, Tensor] = {}
         policy.train()
@@ -147,8 +149,11 @@ class Trainer:
                     running, since_step, since = {}, self.step, time.monotonic()
                 if log and self.validation and (self.step % config.validate_every == 0 or last):
                     log.add(self.step, {"validation_loss": self._validate()})
-                if log and self.evaluate and config.evaluate_every and (
-                    self.step % config.evaluate_every == 0 or last
+                if (
+                    log
+                    and self.evaluate
+                    and config.evaluate_every
+                    and (self.step % config.evaluate_every == 0 or last)
                 ):
                     log.add(self.step, self.evaluate(self.average))
                 if last or time.monotonic() - saved > config.checkpoint_seconds:
@@ -174,7 +179,9 @@ class Trainer:
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
         target = self.directory / "checkpoints" / f"{ckpt.STEP_PREFIX}{self.step:08d}"
-        ckpt.save_checkpoint(target, self.average, training=tensors, state={"step": self.step, "seed": self.seed})
+        ckpt.save_checkpoint(
+            target, self.average, training=tensors, state={"step": self.step, "seed": self.seed}
+        )
         for old in ckpt.steps(self.directory)[: -self.config.keep]:
             ckpt.remove(old)
 
@@ -190,7 +197,10 @@ class Trainer:
         loss.backward()
         self.ranks.average_gradients(self.parameters)
         if self.config.max_gradient:
-            logs = {**logs, "gradient": torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient)}
+            logs = {
+                **logs,
+                "gradient": torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient),
+            }
         # On a GPU looking at the loss waits for it, so look rarely there.
         if (loss.device.type == "cpu" or self.step % 50 == 0) and not torch.isfinite(loss):
             dump_and_raise(self.directory, self.step, batch, stream, self.policy, self.run_config)
@@ -215,7 +225,8 @@ class Trainer:
         self.generator.manual_seed(derive(self.seed, "validation"))
         with evaluating(self.average):
             losses = [
-                float(self.average.loss(self._draw(self.validation, 256), self.generator)[0]) for _ in range(8)
+                float(self.average.loss(self._draw(self.validation, 256), self.generator)[0])
+                for _ in range(8)
             ]
         return sum(losses) / len(losses)
 
@@ -235,5 +246,3 @@ class Trainer:
             self.optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in entries.items()
             }
-
-

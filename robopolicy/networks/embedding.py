@@ -28,5 +28,8 @@ class SinusoidalEmbedding(nn.Module):
 def level_encoder(size: int, expansion: int = 4) -> nn.Sequential:
     """Noise level `[B]` to features `[B, size]`: sinusoids and a two-layer MLP."""
     return nn.Sequential(
-        SinusoidalEmbedding(size), nn.Linear(size, expansion * size), nn.Mish(), nn.Linear(expansion * size, size)
+        SinusoidalEmbedding(size),
+        nn.Linear(size, expansion * size),
+        nn.Mish(),
+        nn.Linear(expansion * size, size),
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robopolicy.codecs import Codec
+from robopolicy.data.windows import check_horizons
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.spec import Spec
 from robopolicy.task import Task
@@ -134,9 +135,7 @@ class Policy(nn.Module, abc.ABC):
         else:
             latent = torch.as_tensor(noise, device=self.device, dtype=torch.float32)
             if latent.shape != (batch, n, *self.noise_shape):
-                raise ConfigError(
-                    f"noise must be {[batch, n, *self.noise_shape]}, got {list(latent.shape)}."
-                )
+                raise ConfigError(f"noise must be {[batch, n, *self.noise_shape]}, got {list(latent.shape)}.")
         with evaluating(self):
             code = self.generate(raw, latent, generator, deterministic)
         rows = {k: v.repeat_interleave(n, 0) for k, v in raw.items()} if n > 1 else raw
@@ -168,21 +167,6 @@ class Policy(nn.Module, abc.ABC):
         return sizes.pop()
 
 
-def check_horizons(obs_horizon: int, pred_horizon: int, action_horizon: int) -> None:
-    """Raise unless the executed rows ``[To-1 : To-1+Ta]`` lie inside the prediction.
-
-    Raises:
-        ConfigError: with the numbers.
-    """
-    if min(obs_horizon, pred_horizon, action_horizon) < 1:
-        raise ConfigError(f"Horizons must be >= 1: To={obs_horizon}, Tp={pred_horizon}, Ta={action_horizon}.")
-    if pred_horizon < obs_horizon - 1 + action_horizon:
-        raise ConfigError(
-            f"pred_horizon {pred_horizon} is too short: obs_horizon - 1 + action_horizon = "
-            f"{obs_horizon} - 1 + {action_horizon} = {obs_horizon - 1 + action_horizon}."
-        )
-
-
 def draw(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
     """Standard-normal `[B, ...]`; with one generator per row, row i comes from generator i alone."""
     if generator is None or isinstance(generator, torch.Generator):
@@ -201,8 +185,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
-
-
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -39,7 +39,8 @@ def windows(dtype: torch.dtype, batch: int = 300, scale: float = 1.0, offset: fl
     axis = rng.normal(size=(batch, 5, 3))
     axis *= rng.uniform(0, math.pi - 0.01, size=(batch, 5, 1)) / np.linalg.norm(axis, axis=-1, keepdims=True)
     action = np.concatenate(
-        [rng.normal(size=(batch, 5, 3)) * scale + offset, axis, rng.choice([-1.0, 1.0], size=(batch, 5, 1))], -1
+        [rng.normal(size=(batch, 5, 3)) * scale + offset, axis, rng.choice([-1.0, 1.0], size=(batch, 5, 1))],
+        -1,
     )
     quaternion = rng.normal(size=(batch, 2, 4))
     quaternion /= np.linalg.norm(quaternion, axis=-1, keepdims=True)
@@ -48,7 +49,9 @@ def windows(dtype: torch.dtype, batch: int = 300, scale: float = 1.0, offset: fl
         "orientation": quaternion,
         "constant": np.full((batch, 2, 2), 3.0),
     }
-    return {k: torch.tensor(v, dtype=dtype) for k, v in observation.items()}, torch.tensor(action, dtype=dtype)
+    return {k: torch.tensor(v, dtype=dtype) for k, v in observation.items()}, torch.tensor(
+        action, dtype=dtype
+    )
 
 
 @pytest.mark.parametrize("representation", ["absolute", "delta", "relative"])
@@ -66,7 +69,9 @@ def test_decode_inverts_encode(
     assert back.dtype == dtype
     # Rotations near pi may come back as the other axis: compare what they mean.
     flat = back - action
-    turned = to_matrix(back[..., 3:6].double(), "axis_angle") - to_matrix(action[..., 3:6].double(), "axis_angle")
+    turned = to_matrix(back[..., 3:6].double(), "axis_angle") - to_matrix(
+        action[..., 3:6].double(), "axis_angle"
+    )
     scale = 10 if rot6d or representation != "absolute" else 1
     assert flat[..., [0, 1, 2, 6]].abs().max() / action.abs().max() < tolerance
     assert turned.abs().max() < tolerance * scale
@@ -87,7 +92,9 @@ def test_minmax_maps_data_to_unit_range_and_leaves_constants_alone() -> None:
     encoded = codec.encode_action(action, observation).flatten(0, 1)
     assert torch.allclose(encoded.amax(0), torch.ones(10), atol=1e-5)
     assert torch.allclose(encoded.amin(0), -torch.ones(10), atol=1e-5)
-    constant = codec.encode_observation({**observation, "constant": observation["constant"] + 0.5})["constant"]
+    constant = codec.encode_observation({**observation, "constant": observation["constant"] + 0.5})[
+        "constant"
+    ]
     assert torch.allclose(constant, torch.full_like(constant, 0.5), atol=1e-6)
 
 

@@ -47,7 +47,9 @@ def test_ddim_equals_diffusers(eta: float, steps: int, clip: bool) -> None:
             output, int(t), expected, eta=eta, use_clipped_model_output=True, variance_noise=step_noise[k]
         ).prev_sample
     bounds = (torch.tensor(-1.0).double(), torch.tensor(1.0).double()) if clip else None
-    ours = denoise(our_denoiser, sampler.start(noise), sampler.sigmas, eta=eta, step_noise=step_noise, clip=bounds)
+    ours = denoise(
+        our_denoiser, sampler.start(noise), sampler.sigmas, eta=eta, step_noise=step_noise, clip=bounds
+    )
     # diffusers keeps its tables in float32.
     assert (ours - expected).abs().max() < (1e-4 if clip else 2e-2)
 
@@ -104,7 +106,10 @@ def test_sampling_starts_at_the_top_and_ends_at_zero() -> None:
 
 def test_schedule_matches_the_closed_form() -> None:
     def abar(t: int) -> float:
-        return math.cos((t / 100 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+        return (
+            math.cos((t / 100 + 0.008) / 1.008 * math.pi / 2) ** 2
+            / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+        )
 
     for t in (0, 10, 50, 90):
         expected = math.sqrt((1 - abar(t + 1)) / abar(t + 1))

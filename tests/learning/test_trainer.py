@@ -35,7 +35,10 @@ def store(tmp_path: Path) -> Path:
 def trainer(store: Path, out: Path, **changes: Any) -> Trainer:
     overrides = [f"data={store}", f"out={out}", "policy.network.width=32", "policy.network.blocks=1"]
     settings = {"steps": 30, "batch_size": 16, "log_every": 10, "validate_every": 10, "warmup": 5}
-    overrides += [f"trainer.{k}={v}" for k, v in settings.items()] + ["validation=0.2", "policy.network.dropout=0.1"]
+    overrides += [f"trainer.{k}={v}" for k, v in settings.items()] + [
+        "validation=0.2",
+        "policy.network.dropout=0.1",
+    ]
     overrides += [f"{k}={v}" for k, v in changes.items()]
     return prepare(parse(TrainConfig, compose("train", overrides), "train"), progress=False)
 
@@ -72,7 +75,9 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(store: Path, t
     ]
     assert [row["step"] for row in kept] == [10, 10, 20, 20, 30, 30]
     losses = [row["validation_loss"] for row in kept if "validation_loss" in row]
-    expected = [r["validation_loss"] for r in read_metrics(tmp_path / "whole/metrics.jsonl") if "validation_loss" in r]
+    expected = [
+        r["validation_loss"] for r in read_metrics(tmp_path / "whole/metrics.jsonl") if "validation_loss" in r
+    ]
     assert losses == expected
 
 

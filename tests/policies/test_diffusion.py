@@ -124,7 +124,7 @@ def test_bfloat16_stays_close_to_float32() -> None:
 
 
 def test_horizons_that_do_not_fit_are_refused_with_the_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"2 - 1 \+ 8 = 9"):
+    with pytest.raises(ConfigError, match="at least 9"):
         make_policy(pred_horizon=8, action_horizon=8)
 
 

@@ -1,0 +1,37 @@
+"""Evaluations while training, on seeds kept for choosing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from robopolicy.evaluation.evaluate import evaluate
+from robopolicy.registry import parse
+from robopolicy.rollout import PolicyActor
+from robopolicy.task import Task
+from robopolicy.vector import LaneVectorEnv
+
+if TYPE_CHECKING:
+    from robopolicy.learning.train import TrainConfig
+    from robopolicy.policies.policy import Policy
+
+
+class SelectionCheck:
+    """Success of a policy on selection seeds; its environments are made once and kept."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.task = parse(Task, config.task or {}, "task")
+        self.settings = config.evaluate
+        self._envs: LaneVectorEnv | None = None
+
+    def __call__(self, policy: Policy) -> Mapping[str, float]:
+        """Success rates, for the log."""
+        episodes = self.settings.episodes
+        if self._envs is None:
+            lanes = min(self.settings.lanes, episodes)
+            self._envs = LaneVectorEnv(self.task, lanes, workers=self.settings.workers)
+        actor = PolicyActor(policy)
+        measured = evaluate(
+            actor, self.task, episodes=episodes, block="select", envs=self._envs, progress=False
+        )
+        return measured.metrics()
