@@ -17,10 +17,12 @@ through the entry-point group ``robopolicy.plugins`` (an entry point names a mod
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import inspect
 import math
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -30,16 +32,14 @@ from robopolicy.errors import ConfigError, unknown
 
 PLUGIN_GROUP = "robopolicy.plugins"
 
-# Modules imported the first time a kind is asked for: importing robopolicy stays cheap.
-_HOMES: dict[str, tuple[str, ...]] = {
-    "policy": ("robopolicy.policies",),
-    "network": ("robopolicy.networks",),
-    "sampler": ("robopolicy.diffusion",),
-    "normalizer": ("robopolicy.codecs",),
+# Packages whose modules are imported the first time a kind is asked for: importing robopolicy stays cheap.
+_HOMES: dict[str, str] = {
+    "policy": "robopolicy.policies",
+    "network": "robopolicy.networks",
+    "sampler": "robopolicy.diffusion",
 }
 
 _entries: dict[str, dict[str, type]] = {}
-_plugins_loaded = False
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -157,11 +157,16 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+@functools.cache
 def _load(kind: str) -> None:
-    global _plugins_loaded
-    for module in _HOMES.get(kind, ()):
-        importlib.import_module(module)
-    if not _plugins_loaded:
-        _plugins_loaded = True
-        for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
-            importlib.import_module(entry.value)
+    if kind in _HOMES:
+        package = importlib.import_module(_HOMES[kind])
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    _load_plugins()
+
+
+@functools.cache
+def _load_plugins() -> None:
+    for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        importlib.import_module(entry.value)

@@ -1,5 +1,4 @@
-"""Policies: one file each, registered by name."""
+"""Policies: one file each, registered by name; every module here is found by itself."""
 
-from robopolicy.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from robopolicy.policies.policy import Policy as Policy
 from robopolicy.policies.policy import Sample as Sample

@@ -1,0 +1,116 @@
+"""Running a plan: every cell is collected for, trained, evaluated on report seeds and written to its file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from robopolicy.compose import compose
+from robopolicy.evaluation.collect import collect
+from robopolicy.evaluation.evaluate import evaluate
+from robopolicy.evaluation.results import Cell, read_plan, write_result
+from robopolicy.registry import parse, plain
+from robopolicy.rollout import PolicyActor
+from robopolicy.task import Task
+
+EPISODES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlanConfig:
+    """The root of ``configs/run_plan.yaml``."""
+
+    plan: str
+    results: str
+    only: str = ""
+    hours: float = 12.0
+    lanes: int = 10
+    workers: int = 0
+    device: str = "auto"
+
+
+def run_plan(config: RunPlanConfig) -> tuple[int, int]:
+    """Run the missing cells in order; returns how many were run and how many are left."""
+    started, done = time.monotonic(), 0
+    plan = read_plan(config.plan)
+    cells = [cell for cell in plan.cells() if config.only in str(cell.file)]
+    stores = {cell.task: max(c.demonstrations for c in plan.cells() if c.task == cell.task) for cell in cells}
+    for cell in cells:
+        target = Path(config.results) / cell.file
+        if target.exists() or time.monotonic() - started > config.hours * 3600:
+            continue
+        with _claim(target.with_suffix(".claim")) as mine:
+            if not mine or target.exists():
+                continue
+            print(f"{cell.file} ({' '.join(cell.settings)})", flush=True)
+            _run(cell, stores[cell.task], target, config)
+            done += 1
+    return done, sum(not (Path(config.results) / cell.file).exists() for cell in cells)
+
+
+def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -> None:
+    from robopolicy.learning.train import TrainConfig, prepare
+
+    name = f"n{cell.demonstrations}"
+    words = [
+        f"task={cell.task}",
+        f"policy={cell.policy}",
+        *cell.settings,
+        f"seed={cell.seed}",
+        f"name={name}",
+    ]
+    words += [f"demonstrations={cell.demonstrations}", "validation=0", f"device={config.device}"]
+    settings = parse(TrainConfig, compose("train", words), "train")
+    task = parse(Task, settings.task or {}, "task")
+    store = Path(settings.store_path)
+    with _claim(store.with_suffix(".claim"), wait=True):
+        collect(task, store, episodes=demonstrations, lanes=config.lanes, workers=config.workers)
+    start = time.monotonic()
+    trainer = prepare(settings)
+    policy = trainer.train()
+    trained = time.monotonic() - start
+    outcome = evaluate(
+        PolicyActor(policy),
+        task,
+        episodes=EPISODES,
+        lanes=config.lanes,
+        workers=config.workers,
+        used_seeds=policy.provenance.used_seeds,
+    )
+    print(outcome.summary(), flush=True)
+    write_result(target, cell, evaluation=outcome, config=plain(settings), wall_seconds={"train": trained})
+
+
+@contextlib.contextmanager
+def _claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether this process has the claim; a claim left by a process that died is taken over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while not (mine := _take(path)) and wait:
+        time.sleep(1.0)
+    try:
+        yield mine
+    finally:
+        if mine:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        owner = int(path.read_text())
+        try:
+            os.kill(owner, 0)
+            return False
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            return False
+    try:
+        with path.open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""What the documentation tells people to type works."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from robopolicy import load
+from robopolicy.compose import compose
+from robopolicy.data.store import EpisodeStore
+from robopolicy.learning.train import TrainConfig, prepare
+from robopolicy.registry import parse
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_worked_example_trains_and_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (module,) = blocks("docs/adding_a_policy.md", "python")
+    (settings,) = blocks("docs/adding_a_policy.md", "yaml")
+    path = tmp_path / "regression_example.py"
+    path.write_text(module)
+    spec = importlib.util.spec_from_file_location("regression_example", path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "regression_example", loaded)
+    spec.loader.exec_module(loaded)
+    rng = np.random.default_rng(0)
+    states = [rng.normal(size=(30, 3)).astype(np.float32) for _ in range(4)]
+    episodes = [{"state": state, "action": np.tanh(state[:, :2])} for state in states]
+    EpisodeStore.from_arrays(tmp_path / "own.zarr", episodes=episodes, control_hz=10)
+    config = compose("train", [f"data={tmp_path}/own.zarr", f"out={tmp_path}/run", "trainer.steps=200"])
+    config["policy"] = yaml.safe_load(settings)
+    trained = prepare(parse(TrainConfig, config, "train"), progress=False).train()
+    seen = {"state": np.stack([states[0][:2]])}
+    expected = trained.sample(seen).actions
+    assert expected.shape == (1, 1, 16, 2)
+    assert np.abs(expected[0, 0, :2] - np.tanh(states[0][:2, :2])).max() < 0.5
+    np.testing.assert_array_equal(load(tmp_path / "run").sample(seen).actions, expected)
+
+
+def test_own_data_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = blocks("README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, "README.md", "exec"), {})
+    config = compose("train", ["data=my.zarr", "policy=diffusion", "trainer.steps=3", "trainer.batch_size=8"])
+    prepare(parse(TrainConfig, config, "train"), progress=False).train()
+    assert load("outputs/my/diffusion").provenance.step == 3
+
+
+def test_commands_in_the_readme_exist() -> None:
+    commands = re.findall(r"^python3? (scripts/\w+\.py)(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) >= 6
+    for script, words in commands:
+        assert (ROOT / script).is_file(), script
+        root = Path(script).stem
+        overrides = [word for word in words.split("#")[0].split() if "=" in word and not word.startswith("-")]
+        if (ROOT / "configs" / f"{root}.yaml").exists() and "," not in words:
+            compose(root, overrides)
