@@ -177,15 +177,27 @@ class RobosuiteEnv(RobotEnv):
     def set_state(self, state: np.ndarray) -> Observation:
         """Go to a state from `get_state`; stepping on from it repeats the original exactly.
 
+        Time, positions and velocities alone, as robosuite and robomimic record them, begin an episode.
+
         Raises:
             SpecMismatch: a state of another model.
         """
-        kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        kinds = self._mujoco.mjtState
+        kind, recorded = kinds.mjSTATE_INTEGRATION, kinds.mjSTATE_PHYSICS | kinds.mjSTATE_TIME
         size, memory = self._mujoco.mj_stateSize(self._model, kind), len(self.arm.memory)
-        if state.shape != (size + memory,):
-            raise SpecMismatch(f"A state of {self.config.task} is [{size + memory}], got {state.shape}.")
-        self._mujoco.mj_setState(self._model, self._data, np.ascontiguousarray(state[:size]), kind)
-        self.arm.memory = state[size:]
+        short = self._mujoco.mj_stateSize(self._model, recorded)
+        if state.shape not in ((size + memory,), (short,)):
+            raise SpecMismatch(
+                f"A state of {self.config.task} is [{size + memory}], or [{short}] as robosuite records it; "
+                f"got {list(state.shape)}."
+            )
+        begins = len(state) == short
+        values = np.ascontiguousarray(state[: short if begins else size], np.float64)
+        self._mujoco.mj_setState(self._model, self._data, values, recorded if begins else kind)
+        if begins:
+            self.arm.begin()
+        else:
+            self.arm.memory = state[size:]
         self._ready = True
         self._mujoco.mj_kinematics(self._model, self._data)
         return self._observe()

@@ -69,6 +69,8 @@ def command(
                 function(composed)
             except RobopolicyError as error:
                 _fail(error, 1, f"\n({TRACEBACK}=1 shows where.)")
+            except OSError as error:  # a full disk, a path without permission: nothing a traceback explains
+                _fail(error, 1, f"\n({TRACEBACK}=1 shows where.)")
             except KeyboardInterrupt:
                 print("\nInterrupted.", file=sys.stderr)
                 sys.exit(130)
@@ -78,7 +80,7 @@ def command(
     return decorate
 
 
-def _fail(error: RobopolicyError, code: int, advice: str) -> NoReturn:
+def _fail(error: Exception, code: int, advice: str) -> NoReturn:
     if os.environ.get(TRACEBACK) == "1":
         raise error
     print(f"error: {error}{advice}", file=sys.stderr)

@@ -53,7 +53,8 @@ def register(kind: str, name: str) -> Callable[[C], C]:
         if name in known and known[name].__qualname__ != cls.__qualname__:
             raise ConfigError(f"{kind} {name!r} is registered twice: {known[name]} and {cls}.")
         known[name] = cls
-        cls.registered_name = name
+        marked: Any = cls
+        marked.registered_name = name
         return cls
 
     return decorate

@@ -205,7 +205,6 @@ class ExpertActor:
 
     def act(self, view: LaneView) -> None:
         """None: the environments' own experts act."""
-        return None
 
 
 class ReplayActor:

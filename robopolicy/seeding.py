@@ -53,7 +53,10 @@ def refuse_overlap(report: Iterable[int], used: Iterable[int], where: str) -> No
     shared = sorted(set(report) & set(used))
     if shared:
         shown = ", ".join(map(str, shared[:5])) + (", ..." if len(shared) > 5 else "")
-        raise DataError(f"{len(shared)} evaluation seeds were used in {where}: {shown}. Choose other seeds.")
+        raise DataError(
+            f"{len(shared)} evaluation seeds were used in {where}: {shown}. "
+            "Choose other seeds, for instance with another offset."
+        )
 
 
 def derive(seed: int, purpose: str) -> int:

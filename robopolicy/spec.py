@@ -1,4 +1,4 @@
-"""What goes into a policy and what comes out, in the same words for store, checkpoint, environment and robot."""
+"""What goes into a policy and what comes out, the same for store, checkpoint, environment and robot."""
 
 from __future__ import annotations
 
@@ -137,18 +137,20 @@ class Spec:
         for key, wanted in self.observations.items():
             offered = provided.observations.get(key)
             if offered is None:
-                found.append(f"observation {key!r} is missing (provided: {sorted(provided.observations)})")
+                found.append(
+                    f"observation {key!r}: missing (given: {', '.join(sorted(provided.observations))})"
+                )
                 continue
             for name in ("shape", "dtype", "kind", "unit", "frame", "rotation"):
                 mine, theirs = getattr(wanted, name), getattr(offered, name)
                 if mine != theirs:
-                    found.append(f"observation {key!r}: {name} is {mine!r} here, {theirs!r} there")
-        for name in ("names", "low", "high", "representation", "unit", "gripper"):
+                    found.append(f"observation {key!r}: {name} wanted {mine!r}, given {theirs!r}")
+        for name in ("names", "representation", "unit", "gripper", "low", "high"):
             mine, theirs = getattr(self.action, name), getattr(provided.action, name)
             if mine != theirs:
-                found.append(f"action: {name} is {mine!r} here, {theirs!r} there")
+                found.append(f"action: {name} wanted {mine!r}, given {theirs!r}")
         if abs(self.control_hz - provided.control_hz) > 1e-6:
-            found.append(f"control_hz is {self.control_hz} here, {provided.control_hz} there")
+            found.append(f"control_hz: wanted {self.control_hz:g}, given {provided.control_hz:g}")
         return found
 
     def require(self, provided: Spec, what: str = "environment") -> None:

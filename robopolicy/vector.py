@@ -6,6 +6,7 @@ changes only the speed: lane i sees the same seeds and actions either way.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import time
@@ -171,7 +172,9 @@ def _work(pipe: Connection, memory: Any, layout: Any, task: Task, lanes: Sequenc
         shard.close()
     except (EOFError, KeyboardInterrupt):
         pass
-    except BaseException:
+    except RobopolicyError as error:
+        pipe.send(error)
+    except BaseException:  # noqa: BLE001 - told to the parent, which raises it
         pipe.send(traceback.format_exc())
 
 
@@ -188,10 +191,10 @@ class LaneVectorEnv(VectorEnv):
         lanes: B.
         workers: processes that share the lanes; 0 keeps everything in this process.
         chunk: longest chunk that `step_chunk` will be given.
-        success_hold: overrides the task's; None-like ``-1`` means success never ends an episode.
+        success_hold: instead of the task's; -1 never ends an episode for its success.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - as gymnasium declares it
 
     def __init__(
         self, task: Task, lanes: int, *, workers: int = 0, chunk: int = 16, success_hold: int | None = None
@@ -248,7 +251,7 @@ class LaneVectorEnv(VectorEnv):
             raise ConfigError("Frames can be watched only with workers=0.")
         self._shard.frame_hook = hook
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reset the lanes in ``options["reset_mask"]`` (all by default); `seed` has one entry per lane."""
@@ -316,10 +319,8 @@ class LaneVectorEnv(VectorEnv):
         if self._shard is not None:
             self._shard.close()
         for pipe in self._pipes:
-            try:
+            with contextlib.suppress(OSError):
                 pipe.send(None)
-            except OSError:
-                pass
         deadline = time.monotonic() + 5
         for process in self._processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -351,4 +352,6 @@ class LaneVectorEnv(VectorEnv):
                 failure = f"its process ended (exit code {code}); out of memory is the usual cause"
             if failure is not None:
                 self.close()
+                if isinstance(failure, RobopolicyError):
+                    raise failure
                 raise WorkerError(f"Environment worker {worker} failed on task {self.task.name}:\n{failure}")

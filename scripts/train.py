@@ -30,11 +30,14 @@ def main(config: dict[str, Any]) -> None:
     resumed = f" (resumed at step {trainer.step})" if trainer.step else ""
     parameters = sum(p.numel() for p in trainer.parameters)
     effective = settings.trainer.batch_size * trainer.ranks.world
-    print(
-        f"{settings.directory}{resumed}: {len(trainer.windows)} windows, {parameters / 1e6:.2f} M parameters, "
-        f"batch {effective}, {settings.trainer.steps} steps on {trainer.policy.device}"
-    )
+    if first := trainer.ranks.rank == 0:
+        print(
+            f"{settings.directory}{resumed}: {len(trainer.windows)} windows, {parameters / 1e6:.2f} M "
+            f"parameters, batch {effective}, {settings.trainer.steps} steps on {trainer.policy.device}"
+        )
     trainer.train()
+    if not first:
+        return
     where = settings.directory
     target = "" if settings.task else f" data={settings.store_path}"
     print(f"Saved to {where}. Next:\n  python scripts/evaluate.py checkpoint={where}{target}")

@@ -31,7 +31,8 @@ class Thing:
 
 def test_builds_by_name_and_describes_itself() -> None:
     thing = build("test-kind", {"name": "thing", "inner": {"size": 3}, "sizes": [1, 2]}, context="here")
-    assert thing.config == Config(inner=Inner(size=3), sizes=(1, 2)) and thing.context == "here"
+    assert thing.config == Config(inner=Inner(size=3), sizes=(1, 2))
+    assert thing.context == "here"
     again = build("test-kind", to_dict("test-kind", thing), context="there")
     assert again.config == thing.config
     assert names("test-kind") == ["thing"]
@@ -58,7 +59,8 @@ def test_mistakes_name_the_culprit_and_the_choices(values: dict[str, object], me
 def test_values_take_their_declared_types() -> None:
     parsed = parse(Config, {"rate": 1, "sizes": [3], "limit": 2})
     assert parsed == Config(rate=1.0, sizes=(3,), limit=2.0)
-    assert isinstance(parsed.rate, float) and isinstance(parsed.limit, float)
+    assert isinstance(parsed.rate, float)
+    assert isinstance(parsed.limit, float)
     assert parse(Config, {"limit": None}).limit is None
     assert parse(Config, plain(Config(rate=float("inf")))).rate == float("inf")
 

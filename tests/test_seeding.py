@@ -19,14 +19,15 @@ def test_blocks_are_disjoint_and_know_their_seeds() -> None:
 def test_a_block_cannot_run_over_into_the_next() -> None:
     with pytest.raises(ConfigError, match="holds 1000000"):
         episode_seeds("collect", 2, offset=BLOCK_SIZE - 1)
-    with pytest.raises(ConfigError, match="'reprt'.*report"):
+    with pytest.raises(ConfigError, match=r"'reprt'.*report"):
         episode_seeds("reprt", 1)
 
 
 def test_derived_seeds_are_fixed_for_ever_and_differ_by_purpose() -> None:
     assert derive(0, "noise") == 3674443432713553628
     found = {derive(seed, purpose) for seed in range(1000) for purpose in ("noise", "expert")}
-    assert len(found) == 2000 and all(0 <= value < 2**63 for value in found)
+    assert len(found) == 2000
+    assert all(0 <= value < 2**63 for value in found)
 
 
 def test_overlap_is_refused_with_the_seeds() -> None:

@@ -66,7 +66,7 @@ def test_parts_tile_the_action() -> None:
 
 def test_selecting_drops_references_to_what_is_gone() -> None:
     assert SPEC.select(["camera"]).action.parts[0].reference is None
-    with pytest.raises(SpecMismatch, match="'cam'.*camera"):
+    with pytest.raises(SpecMismatch, match=r"'cam'.*camera"):
         SPEC.select(["cam"])
 
 
@@ -84,6 +84,7 @@ def test_impossible_specs_are_refused() -> None:
         dataclasses.replace(ACTION, low=(1.0, -1.0, -1.0))
     with pytest.raises(ConfigError, match="control_hz"):
         dataclasses.replace(SPEC, control_hz=0)
+    part = ActionPart(kind="position", size=3, reference="place")
+    action = dataclasses.replace(ACTION, parts=(part,))
     with pytest.raises(ConfigError, match="reference observation 'place'"):
-        part = ActionPart(kind="position", size=3, reference="place")
-        dataclasses.replace(SPEC, action=dataclasses.replace(ACTION, parts=(part,)))
+        dataclasses.replace(SPEC, action=action)

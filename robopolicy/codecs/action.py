@@ -1,8 +1,8 @@
 """Action representations: absolute, delta (step to step) and relative (to the current observation).
 
 Delta and relative need, for each part of the action, the observation that holds its current value
-(`ActionPart.reference`); parts without one, and grippers, stay absolute. A position followed by a rotation is a
-pose: its relative form is the relative trajectory of UMI (Chi et al. 2024), T_now^-1 T_j in SE(3).
+(`ActionPart.reference`); parts without one, and grippers, stay absolute. A position followed by a rotation is
+a pose: its relative form is the relative trajectory of UMI (Chi et al. 2024), T_now^-1 T_j in SE(3).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REPRESENTATIONS = ("absolute", "delta", "relative")
 
 
 class ActionTransform:
-    """Between action vectors `[B, Tp, Da]` and what the network models `[B, Tp, Dz]`, before normalisation."""
+    """Action vectors `[B, Tp, Da]` to and from what the network models, `[B, Tp, Dz]`, unnormalised."""
 
     def __init__(self, spec: Spec, representation: str, rot6d: bool) -> None:
         if representation not in REPRESENTATIONS:
@@ -96,7 +96,7 @@ class ActionTransform:
         return self.representation != "absolute" and bool(part.reference) and part.kind != "gripper"
 
     def _reference(self, part: ActionPart, observation: Mapping[str, Tensor]) -> Tensor:
-        """Value at prediction index 0's time (delta) or now (relative): `[B, 1, d]`, rotations `[B, 1, 3, 3]`."""
+        """Value at prediction index 0 (delta) or now (relative): `[B, 1, d]`, rotations `[B, 1, 3, 3]`."""
         assert part.reference is not None
         history = observation[part.reference]
         value = history[:, :1] if self.representation == "delta" else history[:, -1:]

@@ -112,7 +112,7 @@ class Codec(nn.Module):
         if missing := expected - given:
             raise DataError(f"Observation lacks {sorted(missing)}; given: {sorted(observation)}.")
         if extra := given - expected:
-            raise DataError(unknown("observation", sorted(extra)[0], expected))
+            raise DataError(unknown("observation", min(extra), expected))
         encoded: dict[str, Tensor] = {}
         for key in self.states:
             value = observation[key].double()

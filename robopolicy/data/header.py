@@ -62,7 +62,11 @@ def read_header(
         DataError: attributes that are damaged or made by a newer version.
     """
     zarr_format = 3 if get(store, "zarr.json") is not None else 2
-    document = json.loads(get(store, "zarr.json" if zarr_format == 3 else ".zattrs") or b"{}")
+    file = "zarr.json" if zarr_format == 3 else ".zattrs"
+    try:
+        document = json.loads(get(store, file) or b"{}")
+    except ValueError as error:
+        raise DataError(f"{where}: {file} is damaged: {error}. Copy it again from where it came.") from error
     values = (document.get("attributes", {}) if zarr_format == 3 else document).get("robopolicy")
     if values is None:
         return _infer(columns, where, control_hz), zarr_format

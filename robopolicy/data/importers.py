@@ -19,7 +19,7 @@ import numpy as np
 from robopolicy.data.rows import blocks
 from robopolicy.data.store import EpisodeStore, Location
 from robopolicy.errors import DataError, unknown
-from robopolicy.spec import ActionSpec, Spec
+from robopolicy.spec import Spec
 
 EXTRA = ("states", "rewards", "dones")
 DEFAULT_CONTROL_HZ = 20.0
@@ -76,7 +76,7 @@ def import_hdf5(
     obs_keys: Sequence[str] | None = None,
     filter_key: str | None = None,
     control_hz: float | None = None,
-    action: ActionSpec | None = None,
+    like: Spec | None = None,
     task: Mapping[str, Any] | None = None,
     instruction: str = "",
     overwrite: bool = False,
@@ -87,7 +87,8 @@ def import_hdf5(
         obs_keys: observations to take; all by default. uint8 ``[T, H, W, C]`` are images, the rest float32.
         filter_key: only the demos listed under ``mask/<filter_key>``.
         control_hz: by default ``control_freq`` of the file's ``env_args``.
-        action: names, bounds and meaning of the action; unlimited "unspecified" dimensions by default.
+        like: spec of the environment the file is from, which knows what the action and observations of
+            its names mean; unlimited "unspecified" action dimensions by default.
         instruction: for demos that have no attribute ``instruction``.
 
     Raises:
@@ -114,8 +115,8 @@ def import_hdf5(
             hz = DEFAULT_CONTROL_HZ
             warnings.warn(f"{src} does not say its control rate; {hz} Hz is assumed.", stacklevel=2)
         spec = Spec.from_arrays({key: arrays[key] for key in keys}, arrays["action"], control_hz=float(hz))
-        if action is not None:
-            spec = Spec(observations=spec.observations, action=action, control_hz=spec.control_hz)
+        if like is not None:
+            spec = _annotated(spec, like, str(src))
         extra = {name: arrays[name].shape[1:] for name in EXTRA if name in first}
         wide: Literal["float32", "float64"] = "float64" if first["actions"].dtype == np.float64 else "float32"
         store = EpisodeStore.create(
@@ -159,10 +160,36 @@ def import_zarr(
         arrays = _as_stored(source.episode(index), list(source.extra))
         arrays["action"] = arrays["action"].astype(np.float32)
         ledger.add(arrays)
-        store.append(arrays, instruction=source.instructions[index])
+        seed, success = int(source.seeds[index]), int(source.successes[index])
+        store.append(
+            arrays,
+            seed=None if seed < 0 else seed,
+            success=None if success < 0 else bool(success),
+            instruction=source.instructions[index],
+        )
     result = EpisodeStore.open(dst)
     ledger.compare(store_ledger(result), f"Import of {src}")
     return result
+
+
+def _annotated(spec: Spec, like: Spec, where: str) -> Spec:
+    """The spec with what another one knows about the action and equally shaped observations."""
+    if spec.action.size != like.action.size:
+        raise DataError(
+            f"{where}: its actions have {spec.action.size} dimensions, the task's have {like.action.size} "
+            f"({', '.join(like.action.names)}). Is it of another task?"
+        )
+    observations = dict(spec.observations)
+    for key, known in like.observations.items():
+        if key in observations and (known.shape, known.dtype) == (
+            observations[key].shape,
+            observations[key].dtype,
+        ):
+            observations[key] = known
+    both = Spec(
+        observations={**like.observations, **observations}, action=like.action, control_hz=spec.control_hz
+    )
+    return both.select(list(observations))
 
 
 def _open(path: str | Path) -> h5py.File:

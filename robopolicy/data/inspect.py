@@ -32,6 +32,8 @@ class KeyReport:
     """state, image, action or extra."""
     stats: Stats | None
     """Per dimension; None for images."""
+    names: tuple[str, ...] = ()
+    """Of the dimensions, where they have any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ def inspect(store: EpisodeStore) -> Report:
                 dtype=str(store.shape_of(key)[1]),
                 kind=kind,
                 stats=stats.get(key),
+                names=store.spec.action.names if key == "action" else (),
             )
             for key, kind in kinds.items()
         },
@@ -125,9 +128,11 @@ def format_report(report: Report) -> str:
         "instructions      " + (", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "") or "none")
     )
     width = max(len(key) for key in report.keys)
+    dim = max([3, *(len(name) for entry in report.keys.values() for name in entry.names)])
     lines += [
         "",
-        f"{'key':<{width}}  kind    dtype    shape          dim        min        max       mean        std",
+        f"{'key':<{width}}  kind    dtype    shape          {'dim':>{dim}}"
+        + "".join(f"{name:>11}" for name in ("min", "max", "mean", "std")),
     ]
     for key, entry in report.keys.items():
         shape = "x".join(map(str, entry.shape)) or "scalar"
@@ -138,7 +143,8 @@ def format_report(report: Report) -> str:
         columns = [np.ravel(getattr(entry.stats, name)) for name in ("min", "max", "mean", "std")]
         for index, values in enumerate(zip(*columns, strict=True)):
             numbers = "  ".join(f"{value:9.4g}" for value in values)
-            lines.append(f"{lead if index == 0 else ' ' * len(lead)}  {index:>3}  {numbers}")
+            name = entry.names[index] if entry.names else index
+            lines.append(f"{lead if index == 0 else ' ' * len(lead)}  {name:>{dim}}  {numbers}")
     for title, entries in (("dropped", report.dropped), ("suspicious", report.suspicions)):
         if entries:
             lines += ["", f"{title}:", *(f"  - {entry}" for entry in entries)]

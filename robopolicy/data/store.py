@@ -22,16 +22,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from robopolicy.data.columns import (
-    Column,
-    Dropped,
-    checksum,
-    drop_beyond,
-    get,
-    list_dir,
-    open_location,
-    put,
-)
+from robopolicy.data.columns import Column, Dropped, checksum, drop_beyond, get, list_dir, open_location, put
 from robopolicy.data.header import Header, read_header
 from robopolicy.data.validation import (
     CHECKED_ROW_BYTES,
@@ -153,7 +144,8 @@ class EpisodeStore:
             raise DataError(unknown("mode", mode, ("r", "a")))
         store = open_location(path, read_only=mode == "r")
         if isinstance(store, LocalStore) and not store.root.is_dir():
-            raise DataError(f"{path} does not exist.")
+            is_file = "is a file, not a zarr directory; scripts/convert.py imports HDF5 files"
+            raise DataError(f"{path} {is_file if store.root.exists() else 'does not exist'}.")
         return cls(store, str(path), writable=mode == "a", control_hz=control_hz)
 
     @classmethod

@@ -36,9 +36,8 @@ def check_episode(
         shape, dtype = column.shape, column.dtype
         array = np.asarray(arrays[key])
         if array.ndim == 0 or array.shape[1:] != shape:
-            raise DataError(
-                f"{where}: {key!r} has shape {list(array.shape)}, wanted [T, {str(shape)[1:-1]}]."
-            )
+            wanted = ", ".join(map(str, ("T", *shape)))
+            raise DataError(f"{where}: {key!r} has shape {list(array.shape)}, wanted [{wanted}].")
         both_floats = array.dtype.kind == "f" and dtype.kind == "f"
         if array.dtype != dtype and not both_floats:
             raise DataError(f"{where}: {key!r} is {array.dtype}, the store holds {dtype}. Convert it first.")
@@ -115,4 +114,6 @@ def check_files(column: Column, where: str, *, strict: bool) -> None:
             stacklevel=5,
         )
     elif truncated := column.truncated_chunks():
-        raise DataError(f"{where}: chunk file {truncated[0]} is truncated.")
+        raise DataError(
+            f"{where}: chunk file {truncated[0]} is truncated. Copy the store again from where it came from."
+        )

@@ -21,7 +21,7 @@ class Network(Protocol):
 
 
 class Denoiser(Protocol):
-    """(noisy chunk `[B, Tp, Dz]`, sigma `[B]`) -> clean-chunk estimate `[B, Tp, Dz]`; conditioning is bound."""
+    """(noisy chunk `[B, Tp, Dz]`, sigma `[B]`) -> clean estimate `[B, Tp, Dz]`; conditioning is bound."""
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[clean | x, sigma]."""
@@ -47,7 +47,7 @@ def clean_estimate(
 
 
 def training_target(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """What the network regresses: the noise, the clean chunk, or v = (noise - sigma*clean)/sqrt(1+sigma^2)."""
+    """What the network regresses: noise, clean chunk, or v = (noise - sigma*clean)/sqrt(1+sigma^2)."""
     if prediction == "epsilon":
         return noise
     if prediction == "sample":

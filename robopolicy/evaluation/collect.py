@@ -69,6 +69,8 @@ def collect(
         raise ConfigError(f"Need episodes >= 1, max_attempts >= 1; got {episodes}, {max_attempts}.")
     started = time.perf_counter()
     store = EpisodeStore.open(path, "a") if Path(path).exists() else None
+    if store is not None and not len(store):
+        store = None  # left by a call that failed before its first episode, maybe with other settings
     first = BLOCKS["collect"] + offset
     begin = first if store is None else _resume(store, task, first, max_attempts)
     missing = episodes - (len(store) if store is not None else 0)
@@ -77,7 +79,7 @@ def collect(
         envs = LaneVectorEnv(task, min(lanes, missing), workers=workers, chunk=CHUNK)
         try:
             if store is None:
-                store = EpisodeStore.create(path, envs.robot_spec, task=task.to_dict())
+                store = EpisodeStore.create(path, envs.robot_spec, task=task.to_dict(), overwrite=True)
             envs.robot_spec.require(store.spec, f"store {path}")
             with tqdm(total=episodes, initial=len(store), unit="ep", disable=not progress) as bar:
                 bar.set_description(f"collect {task.name}")
@@ -137,8 +139,6 @@ def _resume(store: EpisodeStore, task: Task, first: int, max_attempts: float) ->
             f"({', '.join(_differing(store.task or {}, task.to_dict()))}). Choose another path."
         )
     seeds = store.seeds.tolist()
-    if not seeds:
-        return first
     began_here = first <= seeds[0] <= first + _limit(len(seeds), max_attempts)
     if not began_here or seeds != sorted(set(seeds)) or block_of(seeds[-1]) != "collect":
         raise DataError(f"{store.where} was not collected from seed {first} on; it begins at {seeds[0]}.")

@@ -22,6 +22,8 @@ from robopolicy.evaluation.machine import commit, machine, versions
 from robopolicy.registry import parse, plain
 
 FORMAT = 1
+BENCHMARK = "benchmark"
+"""Directory of speed measurements beside the result files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,7 @@ def write_result(
 
 
 def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
-    """Every result file below a directory.
+    """Every result file below a directory (measurements of speed are not results).
 
     Raises:
         DataError: a file cannot be read, or two describe the same cell.
@@ -142,6 +144,8 @@ def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
     found: dict[Cell, dict[str, Any]] = {}
     where: dict[Cell, Path] = {}
     for path in sorted(Path(directory).rglob("*.json")):
+        if path.relative_to(directory).parts[0] == BENCHMARK:
+            continue
         try:
             result = json.loads(path.read_text())
             if result["format"] > FORMAT:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.env import make_env
-from robopolicy.errors import ConfigError, DataError, unknown
+from robopolicy.errors import ConfigError, unknown
 from robopolicy.evaluation.baselines import BASELINES, baseline
 from robopolicy.evaluation.evaluate import Evaluation, evaluate
 from robopolicy.evaluation.plots import error_by_dimension, training_curve
+from robopolicy.evaluation.replay import replay_actor
 from robopolicy.evaluation.report import write_report
 from robopolicy.evaluation.video import record_episodes
 from robopolicy.registry import plain
-from robopolicy.rollout import Actor, ExpertActor, PolicyActor, ReplayActor
+from robopolicy.rollout import Actor, ExpertActor, PolicyActor
 from robopolicy.task import Task
 
 if TYPE_CHECKING:
@@ -115,7 +116,12 @@ def run_evaluation(
         plots["Offline error"] = directory / "offline_error.png"
     if task is None:
         if offline is None:
-            raise ConfigError(f"{config.name} has no task: give task=..., or data=... for the offline error.")
+            hint = (
+                ", or data=... for the offline error"
+                if policy is not None
+                else " (see --help for the choices)"
+            )
+            raise ConfigError(f"{config.name} has no task: give task=...{hint}.")
         return Outcome(directory=directory, evaluation=None, offline=offline)
     actor, seeds = _actor(config, policy, store, task)
     used = [] if policy is None else list(policy.provenance.used_seeds)
@@ -168,10 +174,7 @@ def _actor(
     if config.name == "replay":
         if store is None:
             raise ConfigError("policy=replay needs data=path/to/store.zarr.")
-        seeds = store.seeds.tolist()[: config.episodes]
-        if -1 in seeds:
-            raise DataError(f"{store.where} does not record its episodes' seeds; they cannot be replayed.")
-        return ReplayActor({seed: store.episode(i)["action"] for i, seed in enumerate(seeds)}), seeds
+        return replay_actor(store, config.episodes)
     probe = make_env(task)
     probe.close()
     return baseline(config.name, probe.robot_spec.action), None

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import robopolicy
 from robopolicy.codecs import Codec, CodecConfig
-from robopolicy.errors import CheckpointError
+from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.policies.policy import Policy, Provenance
 from robopolicy.registry import build, parse, plain, to_dict
 from robopolicy.spec import Spec
@@ -90,17 +90,20 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Policy:
         spec = Spec.from_dict(description["spec"])
         codec = Codec(parse(CodecConfig, description["codec"], "codec"), spec)
         policy = build("policy", description["policy"], spec=spec, codec=codec)
+        digest, provenance = description["codec_digest"], _provenance(description["provenance"])
     except KeyError as error:
         raise CheckpointError(f"{directory / 'policy.json'} lacks {error}.") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{directory / 'policy.json'}: {error}") from error
     assert isinstance(policy, Policy)
     check_tensors(policy.state_dict(), tensors, directory / "policy.safetensors")
-    if codec_digest(tensors) != description["codec_digest"]:
+    if codec_digest(tensors) != digest:
         raise CheckpointError(
-            f"{directory}: the codec statistics in policy.safetensors are not those the policy was trained with. "
-            "Restore both files from the same checkpoint."
+            f"{directory}: the codec statistics in policy.safetensors are not those the policy was trained "
+            "with. Restore both files from the same checkpoint."
         )
     policy.load_state_dict(tensors)
-    policy.provenance = _provenance(description["provenance"])
+    policy.provenance = provenance
     return policy.to(device).eval()
 
 
@@ -152,7 +155,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; anything else is refused."""
     if not path.exists():
         raise CheckpointError(f"{path} is missing.")
-    head = path.open("rb").read(4)
+    with path.open("rb") as file:
+        head = file.read(4)
     if head[:1] == b"\x80" or head == b"PK\x03\x04":
         raise CheckpointError(
             f"{path} is a pickle, not safetensors. Loading it would execute what it contains; it is refused. "

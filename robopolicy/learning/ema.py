@@ -42,7 +42,8 @@ def shadow(module: M) -> M:
 @torch.no_grad()
 def ema_update(average: nn.Module, module: nn.Module, decay: float) -> None:
     """average = decay * average + (1 - decay) * module for trained parameters; everything else is copied."""
-    targets, sources = [], []
+    targets: list[torch.Tensor] = []
+    sources: list[torch.Tensor] = []
     for target, source in zip(average.parameters(), module.parameters(), strict=True):
         if source.requires_grad:
             targets.append(target)
@@ -51,5 +52,5 @@ def ema_update(average: nn.Module, module: nn.Module, decay: float) -> None:
             target.copy_(source)
     if targets:
         torch._foreach_lerp_(targets, sources, 1.0 - decay)
-    for target, source in zip(average.buffers(), module.buffers(), strict=True):
-        target.copy_(source)
+    for kept, current in zip(average.buffers(), module.buffers(), strict=True):
+        kept.copy_(current)

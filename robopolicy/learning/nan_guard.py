@@ -42,6 +42,6 @@ def dump_and_raise(
         f"not finite: {', '.join(bad[:6])}" if bad else "batch and weights are finite: the loss overflowed"
     )
     raise NotFiniteError(
-        f"The loss is not finite at step {step} ({culprit}). Batch, weights, random seed and configuration are "
-        f"in {target}. The last checkpoint is untouched."
+        f"The loss is not finite at step {step} ({culprit}). Batch, weights, random seed and configuration "
+        f"are in {target}. The last checkpoint is untouched."
     )

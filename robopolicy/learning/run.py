@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,16 @@ def open_run(directory: Path, config: Mapping[str, Any], *, ignore: tuple[str, .
     wanted = json.loads(json.dumps(plain(config)))
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1))
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(wanted, indent=1))
+        os.replace(partial, path)  # several ranks may open one run at once
         return False
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}); restore it, or delete {directory} to start over."
+        ) from error
     differing = [line for key, line in differences(found, wanted) if key not in ignore]
     if differing:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,17 +97,17 @@ def prepare(
     progress: bool = True,
 ) -> Trainer:
     """A trainer, new or where the run in its directory stopped."""
+    if config.task is not None and config.data is None and not Path(config.store_path).exists():
+        raise DataError(
+            f"There are no demonstrations at {config.store_path}. Collect some with scripts/collect.py "
+            f"task={config.task['name']}, or give data=path/to/store.zarr."
+        )
     store = EpisodeStore.open(config.store_path)
     spec = choose_observations(store.spec, config.observations)
     task = (
         Task.from_dict(config.task) if config.task else (Task.from_dict(store.task) if store.task else None)
     )
     train, held_out = split_episodes(store, config.validation, config.seed, limit=config.demonstrations)
-    open_run(
-        config.directory,
-        {**plain(config), "data_fingerprint": store.fingerprint()},
-        ignore=MAY_CHANGE,
-    )
     device = choose_device(config.device)
     horizons = _horizons(config.policy)
 
@@ -117,7 +118,9 @@ def prepare(
             episodes=episodes,
             device=device,
             cache=config.cache,
-            **horizons,
+            obs_horizon=horizons["obs_horizon"],
+            pred_horizon=horizons["pred_horizon"],
+            action_horizon=horizons["action_horizon"],
         )
 
     training = windows(train)
@@ -130,6 +133,12 @@ def prepare(
         used_seeds=tuple(int(store.seeds[i]) for i in [*train, *held_out] if store.seeds[i] >= 0),
         fingerprint=store.fingerprint(),
         config=plain(config),
+    )
+    # Only now: settings that cannot work leave no directory behind that refuses those that can.
+    open_run(
+        config.directory,
+        {**plain(config), "data_fingerprint": policy.provenance.fingerprint},
+        ignore=MAY_CHANGE,
     )
     return Trainer(
         config.trainer,
@@ -161,16 +170,22 @@ def choose_observations(spec: Spec, keys: tuple[str, ...]) -> Spec:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one."""
+    """ "auto" is the GPU where there is one, under torchrun each process's own."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = os.environ.get("LOCAL_RANK")
+        return torch.device(
+            ("cuda" if own is None else f"cuda:{own}") if torch.cuda.is_available() else "cpu"
+        )
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device={name!r} is not a device: use auto, cpu, cuda or cuda:<index>.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={name}: torch finds {torch.cuda.device_count()} CUDA devices here.")
+    return device
 
 
 def _horizons(policy: Mapping[str, Any]) -> dict[str, int]:
     cls = config_class(get("policy", policy["name"]))
-    config = parse(cls, {k: v for k, v in policy.items() if k != "name"}, f"policy={policy['name']}")
+    config: Any = parse(cls, {k: v for k, v in policy.items() if k != "name"}, f"policy={policy['name']}")
     return {name: getattr(config, name) for name in ("obs_horizon", "pred_horizon", "action_horizon")}

@@ -113,7 +113,7 @@ class Trainer:
         if found := ckpt.steps(self.directory):
             self._restore(found[-1])
         if config.compile:
-            policy.network.compile()  # type: ignore[operator, union-attr]
+            policy.get_submodule("network").compile()
 
     def train(self) -> Policy:
         """Run to the configured number of steps and return the averaged policy."""

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from robopolicy.networks.mish import Mish
+
 
 class SinusoidalEmbedding(nn.Module):
     """Sines and cosines of a scalar `[B]` at geometric frequencies from 1 to 1/10000: `[B, size]`."""
@@ -30,6 +32,6 @@ def level_encoder(size: int, expansion: int = 4) -> nn.Sequential:
     return nn.Sequential(
         SinusoidalEmbedding(size),
         nn.Linear(size, expansion * size),
-        nn.Mish(),
+        Mish(),
         nn.Linear(expansion * size, size),
     )

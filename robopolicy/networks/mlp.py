@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError
 from robopolicy.networks.embedding import level_encoder
+from robopolicy.networks.mish import Mish
 from robopolicy.registry import register
 
 
@@ -34,7 +35,7 @@ class _Block(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(condition, 2 * width)
         self.body = nn.Sequential(
-            nn.Linear(width, width), nn.Mish(), nn.Dropout(dropout), nn.Linear(width, width)
+            nn.Linear(width, width), Mish(), nn.Dropout(dropout), nn.Linear(width, width)
         )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class MLP(nn.Module):
         self.config = config
         self.level = level_encoder(config.embedding)
         width = config.width
-        self.condition = nn.Sequential(nn.Linear(condition_size + config.embedding, width), nn.Mish())
+        self.condition = nn.Sequential(nn.Linear(condition_size + config.embedding, width), Mish())
         self.inlet = nn.Linear(action_size * horizon, width)
         self.blocks = nn.ModuleList(_Block(width, width, config.dropout) for _ in range(config.blocks))
         self.outlet = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, action_size * horizon))

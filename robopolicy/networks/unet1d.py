@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError
 from robopolicy.networks.embedding import level_encoder
+from robopolicy.networks.mish import Mish
 from robopolicy.registry import register
+
+SHORT = 8
+"""Steps up to which bfloat16 convolutions on a CPU are faster as matrix products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +35,29 @@ class UNet1DConfig:
                 raise ConfigError(f"unet1d: groups={self.groups} does not divide {width} channels.")
 
 
+class _Conv1d(nn.Conv1d):
+    """`nn.Conv1d` that keeps the length, with a shortcut where torch is slow: few steps, bfloat16, CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv1d's own name
+        short = input.shape[-1] <= SHORT
+        if short and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            return matrix_convolution(input, self.weight, self.bias)
+        return super().forward(input)
+
+
+def matrix_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Length-preserving `conv1d` of `[B, C, T]` (odd kernel): one matrix product over shifted copies."""
+    kernel, steps = weight.shape[-1], x.shape[-1]
+    padded = F.pad(x.transpose(1, 2), (0, 0, kernel // 2, kernel // 2))
+    shifted = torch.cat([padded[:, j : j + steps] for j in range(kernel)], -1)
+    return F.linear(shifted, weight.transpose(1, 2).flatten(1), bias).transpose(1, 2)
+
+
 def _conv_block(inputs: int, outputs: int, config: UNet1DConfig) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv1d(inputs, outputs, config.kernel, padding=config.kernel // 2),
+        _Conv1d(inputs, outputs, config.kernel, padding=config.kernel // 2),
         nn.GroupNorm(config.groups, outputs),
-        nn.Mish(),
+        Mish(),
     )
 
 
@@ -44,7 +68,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.first = _conv_block(inputs, outputs, config)
         self.second = _conv_block(outputs, outputs, config)
-        self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, 2 * outputs))
+        self.film = nn.Sequential(Mish(), nn.Linear(condition, 2 * outputs))
         self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -63,6 +87,11 @@ class _Level(nn.Module):
         self.second = _Residual(outputs, outputs, condition, config)
         self.resample = resample
 
+    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Features at this resolution, and at the next."""
+        features = self.second(self.first(x, condition), condition)
+        return features, self.resample(features)
+
 
 @register("network", "unet1d")
 class UNet1D(nn.Module):
@@ -73,14 +102,14 @@ class UNet1D(nn.Module):
         factor = 2 ** (len(config.channels) - 1)
         if horizon % factor:
             raise ConfigError(
-                f"unet1d with {len(config.channels)} levels halves the chunk {len(config.channels) - 1} times: "
-                f"pred_horizon {horizon} must be divisible by {factor}."
+                f"unet1d with {len(config.channels)} levels halves the chunk {len(config.channels) - 1} "
+                f"times: pred_horizon {horizon} must be divisible by {factor}."
             )
         self.config = config
         self.level = level_encoder(config.embedding)
         condition = condition_size + config.embedding
         widths = (action_size, *config.channels)
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList()
         for index, (inputs, outputs) in enumerate(pairs):
             last = index == len(pairs) - 1
@@ -102,12 +131,10 @@ class UNet1D(nn.Module):
         context = torch.cat([self.level(level).to(condition.dtype), condition], -1)
         hidden, skips = x.transpose(1, 2), []
         for stage in self.down:
-            hidden = stage.second(stage.first(hidden, context), context)
-            skips.append(hidden)
-            hidden = stage.resample(hidden)
+            features, hidden = stage(hidden, context)
+            skips.append(features)
         for block in self.middle:
             hidden = block(hidden, context)
         for stage in self.up:
-            hidden = torch.cat([hidden, skips.pop()], 1)
-            hidden = stage.resample(stage.second(stage.first(hidden, context), context))
+            _, hidden = stage(torch.cat([hidden, skips.pop()], 1), context)
         return self.outlet(hidden).transpose(1, 2)

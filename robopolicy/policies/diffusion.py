@@ -116,9 +116,10 @@ class DiffusionPolicy(Policy):
         return denoise(denoiser, start, self.sampler.sigmas, eta=eta, step_noise=step_noise, clip=clip)
 
     def _network(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+        output: Tensor
         if self.config.precision == "float32":
-            output: Tensor = self.network(x, level, condition)
-            return output
-        with torch.autocast(x.device.type, torch.bfloat16):
             output = self.network(x, level, condition)
+        else:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                output = self.network(x, level, condition)
         return output

@@ -100,7 +100,8 @@ def test_sampling_starts_at_the_top_and_ends_at_zero() -> None:
     table = sigma_table(100, SCHEDULE)
     for steps in (1, 2, 3, 10, 16, 100):
         sigmas = sampling_sigmas(steps, 100, SCHEDULE)
-        assert sigmas[0] == table[-1] and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+        assert (sigmas[0], sigmas[-1]) == (table[-1], 0)
+        assert (sigmas.diff() < 0).all()
     assert sampling_sigmas(10, 100, SCHEDULE, "leading")[0] < table[-1]
 
 
@@ -121,7 +122,9 @@ def test_recorded_chain_starts_at_noise_and_ends_at_the_sample() -> None:
     chain: list[Tensor] = []
     start = sampler.start(torch.randn(2, 4, 3))
     x = denoise(our_denoiser, start, sampler.sigmas, chain=chain)
-    assert len(chain) == 6 and torch.equal(chain[0], start) and torch.equal(chain[-1], x)
+    assert len(chain) == 6
+    assert torch.equal(chain[0], start)
+    assert torch.equal(chain[-1], x)
 
 
 def test_bad_settings_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def test_the_worked_example_trains_and_acts(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "regression_example.py"
     path.write_text(module)
     spec = importlib.util.spec_from_file_location("regression_example", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "regression_example", loaded)
     spec.loader.exec_module(loaded)
@@ -51,7 +53,8 @@ def test_the_worked_example_trains_and_acts(tmp_path: Path, monkeypatch: pytest.
 def test_own_data_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (lines,) = blocks("README.md", "python")
     monkeypatch.chdir(tmp_path)
-    exec(compile(lines, "README.md", "exec"), {})
+    (tmp_path / "lines.py").write_text(lines)
+    runpy.run_path(str(tmp_path / "lines.py"))
     config = compose("train", ["data=my.zarr", "policy=diffusion", "trainer.steps=3", "trainer.batch_size=8"])
     prepare(parse(TrainConfig, config, "train"), progress=False).train()
     assert load("outputs/my/diffusion").provenance.step == 3

@@ -38,12 +38,13 @@ def test_round_trip_is_exact(saved: Path) -> None:
     noise = torch.randn(2, 1, *policy.noise_shape)
     expected = policy.sample(observation(2), noise=noise).actions
     np.testing.assert_array_equal(loaded.sample(observation(2), noise=noise).actions, expected)
-    assert loaded.spec == policy.spec and loaded.config == policy.config
+    assert loaded.spec == policy.spec
+    assert loaded.config == policy.config
 
 
 def test_a_missing_tensor_is_named(saved: Path) -> None:
     edit_tensors(saved, network__inlet__bias=None)
-    with pytest.raises(CheckpointError, match="network.inlet.bias is missing"):
+    with pytest.raises(CheckpointError, match=r"network\.inlet\.bias is missing"):
         load(saved)
 
 
@@ -83,7 +84,7 @@ def test_a_newer_format_says_what_to_install(saved: Path) -> None:
     description = json.loads((saved / "policy.json").read_text())
     description.update(format=99, library="9.9.9")
     (saved / "policy.json").write_text(json.dumps(description))
-    with pytest.raises(CheckpointError, match="Install robopolicy >= 9.9.9"):
+    with pytest.raises(CheckpointError, match=r"Install robopolicy >= 9\.9\.9"):
         load(saved)
 
 

@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_leaves_evidence(store: Path, tmp_path: Path) 
     broken = trainer(store, tmp_path / "run")
     with torch.no_grad():
         broken.policy.network.inlet.weight[0, 0] = math.nan  # type: ignore[union-attr, index]
-    with pytest.raises(NotFiniteError, match="network.inlet.weight"):
+    with pytest.raises(NotFiniteError, match=r"network\.inlet\.weight"):
         broken.train()
     evidence = tmp_path / "run" / "nan" / "step-00000000"
     assert {p.name for p in evidence.iterdir()} == {"batch.safetensors", "weights.safetensors", "state.json"}

@@ -1,0 +1,128 @@
+"""The benchmark page: Markdown from measurement files, and nothing that is not in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robopolicy.evaluation.machine import describe
+
+HEAD = """\
+# Benchmark
+
+Written by `scripts/benchmark.py` from `results/benchmark/`; not edited by hand. Alternatives in a table took
+turns, so that a busy moment of the machine hit all of them. "Best" is the fastest call or round, what the
+machine can do; the median is what it did.
+"""
+
+
+def write_page(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the page from the contents of measurement files."""
+    parts = [HEAD]
+    for result in results:
+        for name, (title, table) in SECTIONS.items():
+            if name in result:
+                parts += [f"## {title}\n", table(result[name]["rows"]), _origin(result[name])]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts))
+
+
+def _training(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = ["Network", "Parameters", "Precision", "Samples/s, best", "Median", "Data", "Forward, backward"]
+    lines = [
+        [
+            row["network"],
+            f"{row['parameters'] / 1e6:.1f} M",
+            row["precision"],
+            _number(row["samples_per_s"]["max"]),
+            _number(row["samples_per_s"]["median"]),
+            *(f"{row['share'][name]:.1%}" for name in ("data", "forward_backward", "optimizer")),
+        ]
+        for row in rows
+    ]
+    return _table([*head, "Optimiser, average"], lines)
+
+
+def _sampling(rows: Sequence[Mapping[str, Any]]) -> str:
+    batches = sorted({row["batch"] for row in rows})
+    found = {(row["network"], row["solver"], row["steps"], row["batch"]): row for row in rows}
+    head = ["Network", "Solver", "p50, batch 1", "p99, batch 1"]
+    head += [f"Chunks/s, batch {batch}" for batch in batches if batch > 1]
+    lines = []
+    for network, solver, steps in dict.fromkeys(key[:3] for key in found):
+        single = found[network, solver, steps, 1]["ms"]
+        larger = [found.get((network, solver, steps, b)) for b in batches if b > 1]
+        others = ["-" if row is None else _number(row["chunks_per_s"]) for row in larger]
+        times = [f"{single['p50']:.1f} ms", f"{single['p99']:.1f} ms"]
+        lines.append([network, f"{solver}, {steps} steps", *times, *others])
+    return _table(head, lines)
+
+
+def _environments(rows: Sequence[Mapping[str, Any]]) -> str:
+    stepped = [row for row in rows if "actor" in row]
+    head = ["Task", "Actions", "Workers", "Steps/s, best", "Median", "Reset"]
+    lines = [
+        [row["task"], row["actor"], str(row["workers"]), _number(row["steps_per_s"]["max"]),
+         _number(row["steps_per_s"]["median"]), f"{row['reset_ms']:.0f} ms"]
+        for row in stepped
+    ]  # fmt: skip
+    beside = [
+        [row["task"], f"{row['robopolicy_ms']['p50']:.2f} ms", f"{row['robosuite_ms']['p50']:.2f} ms",
+         f"{row['ratio']:.1f}"]
+        for row in rows if "ratio" in row
+    ]  # fmt: skip
+    text = _table(head, lines)
+    if beside:
+        text += "\nOne step in one process, without its expert, beside robosuite's own `step`, medians:\n\n"
+        text += _table(["Task", "robopolicy", "robosuite", "Ratio"], beside)
+    return text
+
+
+def _windows(rows: Sequence[Mapping[str, Any]]) -> str:
+    slowest = min(row["windows_per_s"] for row in rows)
+    lines = [
+        [row["how"], f"{row['ms']['p50']:.2f} ms", _number(row["windows_per_s"]),
+         f"{row['windows_per_s'] / slowest:.1f}"]
+        for row in rows
+    ]  # fmt: skip
+    return _table(["Batch of windows", "Median", "Windows/s", "Ratio"], lines)
+
+
+def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = ["Policy", "Task", "Lanes", "Workers", "Seconds/100 episodes", "Steps/s", "Start"]
+    lines = [
+        [row["policy"], row["task"], str(row["lanes"]), str(row["workers"]), f"{row['seconds_per_100']:.1f}",
+         _number(row["steps_per_s"]), f"{row['startup_s']:.1f} s"]
+        for row in rows
+    ]  # fmt: skip
+    return _table(head, lines)
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
+    "training": ("Training", _training),
+    "sampling": ("Sampling", _sampling),
+    "environments": ("Environments", _environments),
+    "windows": ("Windows", _windows),
+    "evaluation": ("Evaluation", _evaluation),
+}
+
+
+def _origin(part: Mapping[str, Any]) -> str:
+    config = part["config"]
+    dirty = " with changes" if part["dirty"] else ""
+    return (
+        f"\n{describe(part['machine'])}; {config['threads']} torch thread(s) on {config['device']}, torch "
+        f"{part['versions'].get('torch', '?')}; load {part['load_average'][0]:.1f} before, took "
+        f"{part['wall_seconds']:.0f} s; commit {part['commit']}{dirty}, {part['date'][:10]}.\n"
+    )
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _number(value: float) -> str:
+    """Three digits, thousands apart."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"

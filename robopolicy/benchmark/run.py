@@ -1,0 +1,178 @@
+"""Measure what was asked for, keep it in a file, and write the page from the file."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from robopolicy.benchmark import learning, simulation
+from robopolicy.benchmark.page import write_page
+from robopolicy.compose import compose
+from robopolicy.data.store import EpisodeStore
+from robopolicy.env import make_env
+from robopolicy.errors import ConfigError, DataError, unknown
+from robopolicy.evaluation.machine import commit, machine, versions
+from robopolicy.learning.checkpoint import load
+from robopolicy.learning.train import choose_device
+from robopolicy.registry import plain
+from robopolicy.task import Task
+
+PARTS = ("training", "sampling", "environments", "windows", "evaluation")
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """The root of ``configs/benchmark.yaml``."""
+
+    what: str = "all"
+    networks: tuple[str, ...] = ("mlp", "unet_small")
+    tasks: tuple[str, ...] = ("lift", "can", "square", "reach")
+    data: str | None = None
+    """Store to train on; random data of Lift's sizes by default."""
+    checkpoint: str | None = None
+    """Policy to evaluate; an untrained one of the first network by default."""
+    episodes: int = 100
+    workers: tuple[int, ...] = (1, 2)
+    seconds: float = 1.0
+    """Spent on each number."""
+    rounds: int = 5
+    threads: int = 1
+    device: str = "cpu"
+    out: str = "results/benchmark"
+    page: str = "docs/benchmark.md"
+
+    def __post_init__(self) -> None:
+        if self.what not in ("all", *PARTS):
+            raise ConfigError(unknown("part of the benchmark", self.what, ("all", *PARTS)))
+        if min(self.episodes, self.rounds, self.threads, *self.workers) < 1 or self.seconds <= 0:
+            raise ConfigError("benchmark needs episodes, rounds, threads, workers >= 1 and seconds > 0.")
+        if not (self.networks and self.tasks and self.workers):
+            raise ConfigError("benchmark needs at least one of each: networks, tasks, workers.")
+
+
+def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """Measure, and bring ``<out>/<device>.json`` and the page up to date; other parts in the file stay.
+
+    Returns:
+        The parts measured now.
+    """
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    path = Path(config.out) / f"{device.type}.json"
+    parts = PARTS if config.what == "all" else (config.what,)
+    measured: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="robopolicy-") as directory:
+        bench = _Bench(config, Path(directory))
+        for part in parts:
+            tqdm.write(f"{part} ...")
+            load_before, started = os.getloadavg(), time.perf_counter()
+            rows = bench.parts[part]()
+            measured[part] = {
+                "rows": rows,
+                "wall_seconds": round(time.perf_counter() - started, 2),
+                "load_average": load_before,
+                "config": plain(config),
+                **commit(),
+                "machine": machine(),
+                "versions": versions(),
+                "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            }
+            tqdm.write(f"{part}: {measured[part]['wall_seconds']:.0f} s")
+            _save(path, {**_read(path), part: measured[part]})
+    write_page([_read(path)], Path(config.page))
+    return measured
+
+
+class _Bench:
+    """The parts by name; what they share is made once."""
+
+    def __init__(self, config: BenchmarkConfig, directory: Path) -> None:
+        self.config, self.directory = config, directory
+        self.data = Path(config.data or directory / "random.zarr")
+        self.parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "training": self.training,
+            "sampling": self.sampling,
+            "environments": self.environments,
+            "windows": self.windows,
+            "evaluation": self.evaluation,
+        }
+
+    def store(self) -> EpisodeStore:
+        if self.config.data is None and not self.data.exists():
+            return learning.random_store(self.data, learning.lift_sizes())
+        return EpisodeStore.open(self.data)
+
+    def training(self) -> list[dict[str, Any]]:
+        self.store()
+        return learning.training(self.config.networks, self.data, self.directory, **self._timing)
+
+    def sampling(self) -> list[dict[str, Any]]:
+        self.store()
+        return learning.sampling(self.config.networks, self.data, self.directory, **self._timing)
+
+    def windows(self) -> list[dict[str, Any]]:
+        return learning.windows(self.store(), self.directory, **self._timing)
+
+    def environments(self) -> list[dict[str, Any]]:
+        budget: dict[str, Any] = {"seconds": self.config.seconds, "rounds": self.config.rounds}
+        tasks = _tasks(self.config.tasks)
+        rows = simulation.environments(tasks, workers=self.config.workers, **budget)
+        for task in tasks:
+            if task.env["name"] == "robosuite":
+                rows.append(simulation.against_robosuite(task, **budget))
+        return rows
+
+    def evaluation(self) -> list[dict[str, Any]]:
+        config = self.config
+        if config.checkpoint is not None:
+            policy = load(config.checkpoint, device=choose_device(config.device))
+            task = policy.provenance.task
+            if task is None:
+                raise DataError(f"{config.checkpoint} was trained without a task to evaluate it on.")
+        else:
+            (task,) = _tasks(config.tasks[:1])
+            env = make_env(task)
+            env.close()
+            data = self.directory / "task.zarr"
+            learning.random_store(data, env.robot_spec)
+            policy = learning.trainer(
+                config.networks[0], "float32", data, self.directory / "evaluation", config.device
+            ).average
+        found = simulation.evaluation(policy, task, episodes=config.episodes, workers=max(config.workers))
+        return [{"policy": config.checkpoint or f"untrained {config.networks[0]}", **found}]
+
+    @property
+    def _timing(self) -> dict[str, Any]:
+        config = self.config
+        return {"device": config.device, "seconds": config.seconds, "rounds": config.rounds}
+
+
+def _tasks(names: Sequence[str]) -> list[Task]:
+    return [Task.from_dict(compose("evaluate", [f"task={name}"])["task"]) for name in names]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {"format": FORMAT}
+    found: dict[str, Any] = json.loads(path.read_text())
+    if found["format"] != FORMAT:
+        raise DataError(f"{path} has format {found['format']}, this version writes {FORMAT}; move it away.")
+    return found
+
+
+def _save(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, path)

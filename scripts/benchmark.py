@@ -1,0 +1,30 @@
+"""Measure how fast this machine trains, samples, steps environments and evaluates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robopolicy.cli import command
+
+
+@command(
+    config="benchmark",
+    purpose="Measure how fast this machine trains, samples, steps environments and evaluates.",
+    examples=[
+        "python scripts/benchmark.py",
+        "python scripts/benchmark.py what=training networks=[unet] seconds=10",
+        "python scripts/benchmark.py what=evaluation checkpoint=outputs/lift/diffusion",
+    ],
+)
+def main(config: dict[str, Any]) -> None:
+    """Measure, and say where the numbers are."""
+    from robopolicy.benchmark import BenchmarkConfig, run_benchmark
+    from robopolicy.registry import parse
+
+    settings = parse(BenchmarkConfig, config, "benchmark")
+    run_benchmark(settings)
+    print(f"Measurements: {settings.out}, tables: {settings.page}")
+
+
+if __name__ == "__main__":
+    main()

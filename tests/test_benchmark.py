@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robopolicy.benchmark import BenchmarkConfig, run_benchmark
+from robopolicy.benchmark.learning import SampleLoop, lift_sizes, random_store
+from robopolicy.benchmark.timing import interleave, summary
+from robopolicy.compose import compose
+from robopolicy.data.windows import Windows
+from robopolicy.errors import ConfigError
+from robopolicy.evaluation.results import read_results
+from robopolicy.registry import parse
+
+
+def quick(tmp_path: Path, *overrides: str) -> BenchmarkConfig:
+    small = ["seconds=0.02", "rounds=2", "networks=[mlp]", f"out={tmp_path}/benchmark"]
+    composed = compose("benchmark", [*small, f"page={tmp_path}/page.md", *overrides])
+    return parse(BenchmarkConfig, composed, "benchmark")
+
+
+def test_alternatives_take_turns_and_slow_ones_are_spared() -> None:
+    order: list[str] = []
+
+    def slow() -> None:
+        order.append("slow")
+        time.sleep(0.03)
+
+    alternatives = {"slow": slow, "fast": lambda: order.append("fast")}
+    times = interleave(alternatives, seconds=0.02, rounds=4, calls=3)
+    assert [len(found) for found in times["slow"]] == [1, 1]
+    assert len(times["fast"]) == 4
+    assert all(len(found) >= 3 for found in times["fast"])
+    turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
+    assert turns[:6] == ["slow", "fast"] * 3
+    found = summary(times["slow"])
+    assert found["calls"] == 2
+    assert 30 <= found["min"] <= found["p50"] <= found["p99"]
+
+
+def test_the_loop_over_samples_gives_the_windows_of_the_gather(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "random.zarr", lift_sizes(), episodes=3, steps=12)
+    windows = Windows(
+        store, obs_keys=list(store.spec.observations), obs_horizon=2, pred_horizon=16, action_horizon=8
+    )
+    index = torch.arange(len(windows))
+    expected, found = windows.gather(index), SampleLoop(store).gather(index.tolist())
+    torch.testing.assert_close(found.pop("action"), expected.action, rtol=0, atol=0)
+    assert found.keys() == expected.observation.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(value, expected.observation[key], rtol=0, atol=0)
+
+
+def test_parts_are_added_to_one_file_and_the_page_follows_it(tmp_path: Path) -> None:
+    run_benchmark(quick(tmp_path, "what=training"))
+    run_benchmark(quick(tmp_path, "what=windows"))
+    kept = json.loads((tmp_path / "benchmark" / "cpu.json").read_text())
+    assert {"training", "windows"} < kept.keys()
+    for row in kept["training"]["rows"]:
+        assert row["samples_per_s"]["max"] >= row["samples_per_s"]["median"] > 0
+        assert sum(row["share"].values()) == pytest.approx(1)
+    for part in ("training", "windows"):
+        assert {"commit", "machine", "versions", "load_average", "wall_seconds", "config"} <= kept[
+            part
+        ].keys()
+    page = (tmp_path / "page.md").read_text()
+    assert "## Training" in page
+    assert "bfloat16" in page
+    assert "## Windows" in page
+    assert "## Sampling" not in page
+    assert read_results(tmp_path) == {}
+
+
+@pytest.mark.sim
+def test_environments_and_evaluation_are_measured(tmp_path: Path) -> None:
+    overrides = ["tasks=[lift]", "workers=[1]", "episodes=1"]
+    found = run_benchmark(quick(tmp_path, "what=environments", *overrides))["environments"]["rows"]
+    assert [row.get("actor") for row in found] == ["expert", "zero", None]
+    assert all(row["steps_per_s"]["median"] > 0 for row in found[:2])
+    assert np.isfinite(found[2]["ratio"])
+    (row,) = run_benchmark(quick(tmp_path, "what=evaluation", *overrides))["evaluation"]["rows"]
+    assert row["seconds_per_100"] > 0
+    assert "One step in one process" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize("wrong", ["what=nothing", "rounds=0", "networks=[]", "workers=[0]"])
+def test_settings_that_cannot_work_are_refused(wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        quick(tmp_path, wrong)
