@@ -9,8 +9,8 @@ from robopolicy.cli import command
 
 @command(
     config="run_plan",
-    purpose="Run the cells of a plan that have no result file yet, most important first. Run it again to go on,"
-    " and run it twice at once to share the cells between two processes.",
+    purpose="Run the cells of a plan that have no result file yet, in order. Again to go on, twice at "
+    "once to share the cells.",
     examples=["python scripts/run_plan.py", "python scripts/run_plan.py only=can hours=2"],
 )
 def main(config: dict[str, Any]) -> None:
