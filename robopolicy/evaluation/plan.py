@@ -17,8 +17,6 @@ from robopolicy.registry import parse, plain
 from robopolicy.rollout import PolicyActor
 from robopolicy.task import Task
 
-EPISODES = 100
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlanConfig:
@@ -27,6 +25,7 @@ class RunPlanConfig:
     plan: str
     results: str
     only: str = ""
+    episodes: int = 100
     hours: float = 12.0
     lanes: int = 10
     workers: int = 0
@@ -76,7 +75,7 @@ def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -
     outcome = evaluate(
         PolicyActor(policy),
         task,
-        episodes=EPISODES,
+        episodes=config.episodes,
         lanes=config.lanes,
         workers=config.workers,
         used_seeds=policy.provenance.used_seeds,

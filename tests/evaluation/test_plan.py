@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robopolicy.evaluation.plan import RunPlanConfig, run_plan
+from robopolicy.evaluation.results import read_plan, read_results
+from robopolicy.evaluation.tables import write_page
+
+SETTINGS = ["trainer.steps=3", "trainer.batch_size=8", "policy.network.width=16", "policy.network.blocks=1"]
+
+
+def plan(directory: Path, seeds: list[int]) -> RunPlanConfig:
+    row = {"task": ["lift"], "policy": "diffusion", "demonstrations": [2], "seeds": seeds}
+    sections = [{"title": "Tiny", "rows": [{**row, "settings": SETTINGS}]}]
+    (directory / "plan.yaml").write_text(yaml.safe_dump({"sections": sections}))
+    return RunPlanConfig(
+        plan=str(directory / "plan.yaml"), results=str(directory / "results"), episodes=2, lanes=2
+    )
+
+
+@pytest.mark.sim
+def test_cells_are_run_once_and_land_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = plan(tmp_path, seeds=[0, 1])
+    target = tmp_path / "results/lift/diffusion/n2/seed1.json"
+    target.parent.mkdir(parents=True)
+    target.with_suffix(".claim").write_text(str(os.getpid()))  # another process has this one
+    assert run_plan(config) == (1, 1)
+    assert run_plan(config) == (0, 1)
+    (result,) = read_results(config.results).values()
+    assert result["config"]["trainer"]["steps"] == 3
+    assert result["config"]["demonstrations"] == 2
+    assert [row["seed"] for row in result["evaluation"]["episodes"]] == [3_000_000, 3_000_001]
+    write_page(read_plan(config.plan), read_results(config.results), tmp_path / "results.md")
+    assert "1 of 2 planned cells are run" in (tmp_path / "results.md").read_text()
+
+
+def test_a_claim_left_by_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    from robopolicy.evaluation.plan import _claim
+
+    path = tmp_path / "cell.claim"
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    path.write_text(dead.stdout.decode())
+    with _claim(path) as mine, _claim(path) as again:
+        assert mine
+        assert not again
+        assert json.loads(path.read_text()) == os.getpid()
+    assert not path.exists()
