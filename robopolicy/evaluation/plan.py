@@ -54,7 +54,7 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
 def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -> None:
     from robopolicy.learning.train import TrainConfig, prepare
 
-    name = f"n{cell.demonstrations}"
+    name = f"{cell.variant}n{cell.demonstrations}"
     words = [
         f"task={cell.task}",
         f"policy={cell.policy}",

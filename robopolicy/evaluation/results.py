@@ -37,11 +37,18 @@ class Cell:
     """Of the training."""
     settings: tuple[str, ...] = field(default=(), compare=False)
     """Further words of its training command line."""
+    variant: str = ""
+    """A name for its settings, where one policy stands in a table twice."""
+
+    @property
+    def label(self) -> str:
+        """Policy and variant."""
+        return f"{self.policy}-{self.variant}" if self.variant else self.policy
 
     @property
     def file(self) -> Path:
         """Its result file, below the results directory."""
-        return Path(self.task, self.policy, f"n{self.demonstrations}", f"seed{self.seed}.json")
+        return Path(self.task, self.label, f"n{self.demonstrations}", f"seed{self.seed}.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,7 @@ class Row:
     demonstrations: tuple[int, ...]
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()
+    variant: str = ""
 
     def __post_init__(self) -> None:
         for name in ("task", "demonstrations", "seeds"):
@@ -62,7 +70,14 @@ class Row:
     def cells(self) -> list[Cell]:
         """Seeds vary fastest, then demonstrations, then tasks."""
         return [
-            Cell(task=task, policy=self.policy, demonstrations=n, seed=seed, settings=self.settings)
+            Cell(
+                task=task,
+                policy=self.policy,
+                demonstrations=n,
+                seed=seed,
+                settings=self.settings,
+                variant=self.variant,
+            )
             for task in self.task
             for n in self.demonstrations
             for seed in self.seeds

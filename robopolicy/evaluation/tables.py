@@ -68,7 +68,7 @@ def _success(section: Section, results: Results) -> str:
         overall = [_text(interval_of(cells, results, d)) for d in ("success", "success_final")]
         first = cells[0]
         lines.append(
-            [first.task, first.policy, str(first.demonstrations), *rates, overall[0] + partial, overall[1]]
+            [first.task, first.label, str(first.demonstrations), *rates, overall[0] + partial, overall[1]]
         )
     return _markdown(head, lines)
 
@@ -80,7 +80,7 @@ def _curve(section: Section, results: Results) -> str:
     for cells in groups:
         run = sum(cell in results for cell in cells)
         text = _text(interval_of(cells, results)) + (f" ({run} of {len(cells)} seeds)" if run else "")
-        lines.setdefault((cells[0].task, cells[0].policy), {})[cells[0].demonstrations] = text
+        lines.setdefault((cells[0].task, cells[0].label), {})[cells[0].demonstrations] = text
     rows = [[*key, *(line.get(count, "") for count in counts)] for key, line in lines.items()]
     return _markdown(["Task", "Policy", *(f"{count} demonstrations" for count in counts)], rows)
 
@@ -90,7 +90,7 @@ def _points(section: Section, results: Results) -> dict[str, list[tuple[int, Int
     for cells in _groups(section):
         interval = interval_of(cells, results)
         if interval is not None:
-            name = f"{cells[0].task}, {cells[0].policy}"
+            name = f"{cells[0].task}, {cells[0].label}"
             curves.setdefault(name, []).append((cells[0].demonstrations, interval))
     return curves
 

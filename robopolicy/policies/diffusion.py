@@ -34,7 +34,7 @@ class DiffusionConfig:
     sampler: Mapping[str, Any] = field(default_factory=lambda: {"name": "ddim", "steps": 10})
     train_steps: int = 100
     schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
-    prediction: Prediction = "epsilon"
+    prediction: Prediction = "sample"
     clip: bool = True
     """Clip the clean estimate to the range of the (encoded) data at every denoising step."""
     precision: Literal["float32", "bfloat16"] = "float32"
