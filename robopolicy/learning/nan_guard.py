@@ -45,3 +45,17 @@ def dump_and_raise(
         f"The loss is not finite at step {step} ({culprit}). Batch, weights, random seed and configuration "
         f"are in {target}. The last checkpoint is untouched."
     )
+
+
+def refuse_broken(module: nn.Module, step: int) -> None:
+    """Raise if a weight is NaN or infinite.
+
+    Raises:
+        NotFiniteError: names the weights.
+    """
+    bad = [name for name, value in module.named_parameters() if not torch.isfinite(value).all()]
+    if bad:
+        raise NotFiniteError(
+            f"Weights are not finite at step {step}: {', '.join(bad[:6])}. They are not saved; "
+            "the last checkpoint is untouched."
+        )

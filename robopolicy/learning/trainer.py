@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +23,7 @@ from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.distributed import Ranks
 from robopolicy.learning.ema import EMAConfig, ema_decay, ema_update, shadow
 from robopolicy.learning.log import MetricsLog
-from robopolicy.learning.nan_guard import dump_and_raise
+from robopolicy.learning.nan_guard import dump_and_raise, refuse_broken
 from robopolicy.policies.policy import Policy, evaluating
 from robopolicy.seeding import derive
 
@@ -131,10 +134,11 @@ class Trainer:
         policy.train()
         try:
             while self.step < config.steps:
-                loss, logs = self._update()
+                with _interrupt_held():  # a checkpoint between two updates is the only exact one
+                    loss, logs = self._update()
+                    self.step += 1
                 for key, value in {"loss": loss, **logs}.items():
                     running[key] = running.get(key, torch.zeros((), device=value.device)) + value.detach()
-                self.step += 1
                 bar.update()
                 last = self.step == config.steps
                 if log and (self.step % config.log_every == 0 or last):
@@ -170,9 +174,14 @@ class Trainer:
         return self.average
 
     def save(self) -> None:
-        """Checkpoint now (rank 0)."""
+        """Checkpoint now (rank 0).
+
+        Raises:
+            NotFiniteError: instead of keeping weights that are of no use.
+        """
         if self.ranks.rank:
             return
+        refuse_broken(self.policy, self.step)
         self.average.provenance = dataclasses.replace(self.policy.provenance, step=self.step)
         tensors = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
         for index, parameter in enumerate(self.parameters):
@@ -246,3 +255,19 @@ class Trainer:
             self.optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in entries.items()
             }
+
+
+@contextlib.contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Let a Ctrl-C that arrives inside take effect on leaving (none arrives outside the main thread)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if arrived:
+        raise KeyboardInterrupt

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,13 @@ def trainer(store: Path, out: Path, **changes: Any) -> Trainer:
     return prepare(parse(TrainConfig, compose("train", overrides), "train"), progress=False)
 
 
-class Stop(Exception):
-    pass
-
-
 def interrupt_at(target: Trainer, step: int) -> None:
+    """Ctrl-C in the middle of the update that leads to `step`."""
     original = target._update
 
     def update() -> Any:
-        if target.step == step:
-            raise KeyboardInterrupt
+        if target.step == step - 1:
+            signal.raise_signal(signal.SIGINT)
         return original()
 
     target._update = update  # type: ignore[method-assign]
