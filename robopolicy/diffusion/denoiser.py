@@ -13,7 +13,7 @@ Prediction = Literal["epsilon", "sample", "velocity"]
 
 
 class Network(Protocol):
-    """(scaled noisy chunk `[B, Tp, Dz]`, noise level `[B]`, condition `[B, Dc]`) -> `[B, Tp, Dz]`."""
+    """(scaled noisy chunk `[B, Tp, Dz]`, noise level `[B]`, condition `[B, To, Dc]`) -> `[B, Tp, Dz]`."""
 
     def __call__(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         """Output in the network's own parameterisation."""
@@ -28,16 +28,16 @@ class Denoiser(Protocol):
         ...
 
 
-def _column(sigma: Tensor) -> Tensor:
-    return sigma[:, None, None]
+def network_scale(sigma: Tensor) -> Tensor:
+    """What noisy chunks are multiplied by for the network, ``1 / sqrt(1 + sigma^2)``: `[B, 1, 1]`."""
+    return torch.rsqrt(1 + sigma**2)[:, None, None]
 
 
 def clean_estimate(
     network: Network, prediction: Prediction, x: Tensor, sigma: Tensor, condition: Tensor
 ) -> Tensor:
     """E[clean | x] from a network trained on `training_target`."""
-    sigma_ = _column(sigma)
-    scale = torch.rsqrt(1 + sigma_**2)
+    sigma_, scale = sigma[:, None, None], network_scale(sigma)
     output = network(x * scale, noise_level(sigma), condition).to(x.dtype)
     if prediction == "epsilon":
         return x - sigma_ * output
@@ -52,5 +52,4 @@ def training_target(prediction: Prediction, clean: Tensor, noise: Tensor, sigma:
         return noise
     if prediction == "sample":
         return clean
-    sigma_ = _column(sigma)
-    return (noise - sigma_ * clean) * torch.rsqrt(1 + sigma_**2)
+    return (noise - sigma[:, None, None] * clean) * network_scale(sigma)

@@ -65,15 +65,42 @@ def denoise(
 
 
 class Sampler(abc.ABC):
-    """Noise levels to visit and how much fresh noise each step adds."""
+    """Noise levels to visit, and the solver that visits them."""
 
     steps: int
+    """K, the denoising steps."""
     eta: float
+    """Share of each step's noise that is drawn afresh; 0 is deterministic."""
     sigmas: Tensor
+    """`[K + 1]`, descending to 0."""
+
+    @property
+    def draws(self) -> int:
+        """Standard-normal chunks that one `solve` consumes besides its start."""
+        return self.steps if self.eta > 0 else 0
 
     def start(self, noise: Tensor) -> Tensor:
         """The start for standard-normal `noise`: what a variance-preserving table calls x_T."""
         return noise * float((1 + self.sigmas[0] ** 2).sqrt())
+
+    def solve(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        *,
+        step_noise: Tensor | None = None,
+        clip: Bounds | None = None,
+        chain: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Denoise `x` `[B, Tp, Dz]`; without `step_noise` `[draws, B, Tp, Dz]` the deterministic way (eta 0).
+
+        Raises:
+            ConfigError: a chain is asked of a deterministic solution, whose steps have no density.
+        """
+        eta = 0.0 if step_noise is None else self.eta
+        if chain is not None and eta == 0:
+            raise ConfigError("A chain has a density only for ddpm, or ddim with sampler.eta > 0.")
+        return denoise(denoiser, x, self.sigmas, eta=eta, step_noise=step_noise, clip=clip, chain=chain)
 
 
 @dataclass(frozen=True, kw_only=True)

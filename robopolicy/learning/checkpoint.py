@@ -29,7 +29,8 @@ from robopolicy.registry import build, parse, plain, to_dict
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
-FORMAT = 1
+FORMAT = 2
+"""2: conditions are laid out by time, then key (1 was by key, then time)."""
 STEP_PREFIX = "step-"
 
 
@@ -84,6 +85,11 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Policy:
         raise CheckpointError(
             f"{directory} has checkpoint format {version}; robopolicy {robopolicy.__version__} reads up to "
             f"{FORMAT}. Install robopolicy >= {description.get('library', '?')}."
+        )
+    if version < FORMAT:
+        raise CheckpointError(
+            f"{directory} has checkpoint format {version}, whose networks read observations in another order "
+            "than this version's; train the policy again."
         )
     tensors = read_tensors(directory / "policy.safetensors")
     try:

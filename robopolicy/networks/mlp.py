@@ -47,19 +47,23 @@ class _Block(nn.Module):
 class MLP(nn.Module):
     """Residual MLP with adaptive LayerNorm (after DiT, Peebles & Xie 2023) on chunks of any length."""
 
-    def __init__(self, config: MLPConfig, *, action_size: int, horizon: int, condition_size: int) -> None:
+    def __init__(
+        self, config: MLPConfig, *, action_size: int, horizon: int, obs_horizon: int, condition_size: int
+    ) -> None:
         super().__init__()
         self.config = config
         self.level = level_encoder(config.embedding)
         width = config.width
-        self.condition = nn.Sequential(nn.Linear(condition_size + config.embedding, width), Mish())
+        self.condition = nn.Sequential(
+            nn.Linear(obs_horizon * condition_size + config.embedding, width), Mish()
+        )
         self.inlet = nn.Linear(action_size * horizon, width)
         self.blocks = nn.ModuleList(_Block(width, width, config.dropout) for _ in range(config.blocks))
         self.outlet = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, action_size * horizon))
 
     def forward(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        """`[B, Tp, Dz]`, `[B]`, `[B, Dc]` -> `[B, Tp, Dz]`."""
-        context = self.condition(torch.cat([condition, self.level(level)], -1))
+        """`[B, Tp, Dz]`, `[B]`, `[B, To, Dc]` -> `[B, Tp, Dz]`."""
+        context = self.condition(torch.cat([condition.flatten(1), self.level(level)], -1))
         hidden = self.inlet(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, context)

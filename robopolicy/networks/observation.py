@@ -13,19 +13,19 @@ from robopolicy.spec import Spec
 
 
 class StateEncoder(nn.Module):
-    """Concatenates the state observations of To steps: `[B, To * sum of sizes]`."""
+    """Concatenates the state observations of every step: `[B, To, sum of sizes]`."""
 
-    def __init__(self, spec: Spec, obs_horizon: int) -> None:
+    def __init__(self, spec: Spec) -> None:
         super().__init__()
-        images = sorted(key for key, o in spec.observations.items() if o.kind != "state")
-        if images:
+        others = sorted(key for key, o in spec.observations.items() if o.kind != "state")
+        if others:
             raise ConfigError(
-                f"This policy reads states only, and {images} are not. Choose state observations with "
+                f"This policy reads states only, and {others} are not. Choose state observations with "
                 "data.observations=[...]."
             )
         self.keys = sorted(spec.observations)
-        self.size = obs_horizon * sum(math.prod(spec.observations[key].shape) for key in self.keys)
+        self.size = sum(math.prod(spec.observations[key].shape) for key in self.keys)
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """`[B, To, ...]` for each key to `[B, Dc]`."""
-        return torch.cat([observation[key].flatten(1) for key in self.keys], -1)
+        """`[B, To, ...]` for each key to `[B, To, Dc]`."""
+        return torch.cat([observation[key].flatten(2) for key in self.keys], -1)

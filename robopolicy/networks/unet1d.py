@@ -97,7 +97,9 @@ class _Level(nn.Module):
 class UNet1D(nn.Module):
     """Convolutions over the chunk's time axis; Tp must be divisible by 2 ** (levels - 1)."""
 
-    def __init__(self, config: UNet1DConfig, *, action_size: int, horizon: int, condition_size: int) -> None:
+    def __init__(
+        self, config: UNet1DConfig, *, action_size: int, horizon: int, obs_horizon: int, condition_size: int
+    ) -> None:
         super().__init__()
         factor = 2 ** (len(config.channels) - 1)
         if horizon % factor:
@@ -107,7 +109,7 @@ class UNet1D(nn.Module):
             )
         self.config = config
         self.level = level_encoder(config.embedding)
-        condition = condition_size + config.embedding
+        condition = obs_horizon * condition_size + config.embedding
         widths = (action_size, *config.channels)
         pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList()
@@ -127,8 +129,8 @@ class UNet1D(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        """`[B, Tp, Dz]`, `[B]`, `[B, Dc]` -> `[B, Tp, Dz]`."""
-        context = torch.cat([self.level(level).to(condition.dtype), condition], -1)
+        """`[B, Tp, Dz]`, `[B]`, `[B, To, Dc]` -> `[B, Tp, Dz]`."""
+        context = torch.cat([self.level(level).to(condition.dtype), condition.flatten(1)], -1)
         hidden, skips = x.transpose(1, 2), []
         for stage in self.down:
             features, hidden = stage(hidden, context)

@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 
 from robopolicy.codecs import Codec
-from robopolicy.diffusion.denoiser import Prediction, clean_estimate, training_target
+from robopolicy.diffusion.denoiser import (
+    Denoiser,
+    Prediction,
+    clean_estimate,
+    network_scale,
+    training_target,
+)
 from robopolicy.diffusion.noise import noise_level, sigma_table
-from robopolicy.diffusion.samplers import Sampler, denoise
+from robopolicy.diffusion.training import add_noise, draw_levels, masked_mean
 from robopolicy.errors import ConfigError
 from robopolicy.networks.observation import StateEncoder
-from robopolicy.policies.policy import Generators, Policy, draw
+from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.registry import build, register
 from robopolicy.spec import Spec
 
@@ -46,10 +52,8 @@ class DiffusionConfig:
 
 
 @register("policy", "diffusion")
-class DiffusionPolicy(Policy):
-    """Noise is regressed at uniformly drawn noise levels; sampling denoises from pure noise."""
-
-    capabilities = frozenset({"trainable", "noise", "chain", "gradient"})
+class DiffusionPolicy(DenoisingPolicy):
+    """The clean chunk, its noise or a mixture is regressed at uniformly drawn noise levels."""
 
     def __init__(self, config: DiffusionConfig, *, spec: Spec, codec: Codec) -> None:
         super().__init__(
@@ -59,16 +63,17 @@ class DiffusionPolicy(Policy):
             pred_horizon=config.pred_horizon,
             action_horizon=config.action_horizon,
         )
-        self.config = config
-        self.encoder = StateEncoder(spec, config.obs_horizon)
+        self.config, self.clip = config, config.clip
+        self.encoder = StateEncoder(spec)
         self.network = build(
             "network",
             config.network,
             action_size=codec.action_size,
             horizon=config.pred_horizon,
+            obs_horizon=config.obs_horizon,
             condition_size=self.encoder.size,
         )
-        self.sampler: Sampler = build(
+        self.sampler = build(
             "sampler", config.sampler, train_steps=config.train_steps, schedule=config.schedule
         )
         table = sigma_table(config.train_steps, config.schedule).float()
@@ -79,41 +84,20 @@ class DiffusionPolicy(Policy):
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the prediction target, over all Tp x Dz entries that are not masked."""
         clean = self.codec.encode_action(batch.action, batch.observation)
-        condition = self.encoder(self.codec.encode_observation(batch.observation))
-        noise = torch.empty_like(clean).normal_(generator=generator)
-        step = torch.randint(len(self.sigmas), (len(clean),), generator=generator, device=clean.device)
-        sigma = self.sigmas[step]
-        scale = torch.rsqrt(1 + sigma**2)[:, None, None]
-        noisy = (clean + sigma[:, None, None] * noise) * scale
-        output = self._network(noisy, noise_level(sigma), condition).float()
+        condition = self.condition(batch.observation)
+        sigma = draw_levels(self.sigmas, len(clean), generator)
+        noisy, noise = add_noise(clean, sigma, generator)
+        output = self._network(noisy * network_scale(sigma), noise_level(sigma), condition).float()
         error = (output - training_target(self.config.prediction, clean, noise, sigma)) ** 2
-        if batch.mask is not None:
-            weight = batch.mask[..., None].to(error.dtype)
-            loss = (error * weight).sum() / (weight.sum() * error.shape[-1]).clamp_min(1)
-        else:
-            loss = error.mean()
-        return loss, {}
+        return masked_mean(error, batch.mask), {}
 
-    def generate(
-        self, observation: dict[str, Tensor], noise: Tensor, generator: Generators, deterministic: bool
-    ) -> Tensor:
-        """Denoise; a given noise selects the deterministic path (eta = 0) of the same solver."""
-        batch, n = noise.shape[:2]
-        condition = self.encoder(self.codec.encode_observation(observation))
-        if n > 1:
-            condition = condition.repeat_interleave(n, 0)
-        eta = 0.0 if deterministic else self.sampler.eta
-        step_noise = None
-        if eta > 0:
-            shape = (batch, self.sampler.steps, n, *noise.shape[2:])
-            step_noise = draw(shape, generator, noise.device).transpose(0, 1).flatten(1, 2)
+    def denoiser(self, condition: Tensor) -> Denoiser:
+        """The network as an estimate of the clean chunk."""
 
-        def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        def estimate(x: Tensor, sigma: Tensor) -> Tensor:
             return clean_estimate(self._network, self.config.prediction, x, sigma, condition)
 
-        clip = self.codec.action_bounds() if self.config.clip else None
-        start = self.sampler.start(noise.flatten(0, 1))
-        return denoise(denoiser, start, self.sampler.sigmas, eta=eta, step_noise=step_noise, clip=clip)
+        return estimate
 
     def _network(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         output: Tensor

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,9 +35,25 @@ class Sample:
     chain: Any | None = None
     """Denoising states `[K+1, B, n, Tp, Dz]`, where recorded."""
     log_prob: Any | None = None
+    """`[B, n]`, from policies that have a density."""
     energy: Any | None = None
+    """`[B, n]`, from policies that have an energy."""
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `Policy.generate` makes, in the network's units; N = B * n rows."""
+
+    code: Tensor
+    """`[N, Tp, Dz]`."""
+    chain: Tensor | None = None
+    """`[K+1, N, Tp, Dz]`, where recorded: the start, then the state after each denoising step."""
+    log_prob: Tensor | None = None
+    """`[N]`."""
+    energy: Tensor | None = None
+    """`[N]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +114,15 @@ class Policy(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def generate(
-        self, observation: dict[str, Tensor], noise: Tensor, generator: Generators, deterministic: bool
-    ) -> Tensor:
-        """Encoded chunks `[B*n, Tp, Dz]` from raw observations `[B, To, ...]` and noise `[B, n, Tp, Dz]`."""
+        self,
+        observation: dict[str, Tensor],
+        noise: Tensor,
+        generator: Generators,
+        *,
+        deterministic: bool,
+        record: bool,
+    ) -> Generation:
+        """Encoded chunks from raw observations `[B, To, ...]` and noise `[B, n, Tp, Dz]`."""
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss (a scalar) and what to log, for a batch in the robot's units."""
@@ -115,6 +136,7 @@ class Policy(nn.Module, abc.ABC):
         n: int = 1,
         noise: Any | None = None,
         generator: Generators = None,
+        record: bool = False,
     ) -> Sample:
         """Chunks for a batch of observation histories.
 
@@ -123,7 +145,10 @@ class Policy(nn.Module, abc.ABC):
             n: chunks per observation.
             noise: latent `[B, n, Tp, Dz]`; giving it makes the result deterministic.
             generator: one for the batch, or one per row (a row then never depends on its batch).
+            record: also return the chain of denoising states.
         """
+        if record:
+            self.require("chain")
         started = time.perf_counter()
         is_numpy = not any(isinstance(value, Tensor) for value in observation.values())
         raw = {k: torch.as_tensor(v, device=self.device) for k, v in observation.items()}
@@ -136,14 +161,18 @@ class Policy(nn.Module, abc.ABC):
             if latent.shape != (batch, n, *self.noise_shape):
                 raise ConfigError(f"noise must be {[batch, n, *self.noise_shape]}, got {list(latent.shape)}.")
         with evaluating(self):
-            code = self.generate(raw, latent, generator, deterministic)
+            made = self.generate(raw, latent, generator, deterministic=deterministic, record=record)
         rows = {k: v.repeat_interleave(n, 0) for k, v in raw.items()} if n > 1 else raw
-        actions = self.codec.decode_action(code, rows)
-        actions = actions.view(batch, n, *actions.shape[1:])
-        timing = {"sample": time.perf_counter() - started}
+        results = {
+            "actions": self.codec.decode_action(made.code, rows).unflatten(0, (batch, n)),
+            "latent": latent,
+            "chain": None if made.chain is None else made.chain.unflatten(1, (batch, n)),
+            "log_prob": None if made.log_prob is None else made.log_prob.view(batch, n),
+            "energy": None if made.energy is None else made.energy.view(batch, n),
+        }
         if is_numpy:
-            return Sample(actions=_numpy(actions), latent=_numpy(latent), timing=timing)
-        return Sample(actions=actions, latent=latent, timing=timing)
+            results = {k: None if v is None else v.cpu().numpy() for k, v in results.items()}
+        return Sample(**results, timing={"sample": time.perf_counter() - started})
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, so that wrappers which intercept calls (torch.compile, DDP) see it."""
@@ -184,7 +213,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
-
-
-def _numpy(value: Tensor) -> np.ndarray:
-    return value.cpu().numpy()

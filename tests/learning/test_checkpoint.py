@@ -88,6 +88,13 @@ def test_a_newer_format_says_what_to_install(saved: Path) -> None:
         load(saved)
 
 
+def test_an_older_format_is_refused_rather_than_read_wrongly(saved: Path) -> None:
+    description = json.loads((saved / "policy.json").read_text())
+    (saved / "policy.json").write_text(json.dumps({**description, "format": 1}))
+    with pytest.raises(CheckpointError, match="format 1.*train the policy again"):
+        load(saved)
+
+
 def test_wrong_paths_say_what_is_there(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_checkpoint(tmp_path / "runs" / name / "checkpoints" / "step-00000001", make_policy())

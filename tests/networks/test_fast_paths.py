@@ -32,9 +32,15 @@ def test_matrix_convolution_is_a_convolution(kernel: int, steps: int) -> None:
 
 def test_the_unet_in_bfloat16_uses_the_shortcut_and_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    quick = UNet1D(UNet1DConfig(channels=(16, 32), embedding=16), action_size=3, horizon=8, condition_size=5)
+    quick = UNet1D(
+        UNet1DConfig(channels=(16, 32), embedding=16),
+        action_size=3,
+        horizon=8,
+        obs_horizon=2,
+        condition_size=5,
+    )
     plain = copy.deepcopy(quick)
-    x, level, condition = torch.randn(4, 8, 3), torch.rand(4), torch.randn(4, 5)
+    x, level, condition = torch.randn(4, 8, 3), torch.rand(4), torch.randn(4, 2, 5)
 
     def gradients(network: UNet1D) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):

@@ -63,6 +63,22 @@ def test_given_noise_selects_the_deterministic_path() -> None:
         policy.sample(seen, n=5, noise=noise[:, :4])
 
 
+def test_a_recorded_chain_starts_at_the_noise_and_ends_at_the_chunk() -> None:
+    policy, seen = make_policy(sampler={"name": "ddpm", "steps": 5}), observation(2)
+    sample = policy.sample(seen, n=3, generator=torch.Generator().manual_seed(0), record=True)
+    assert sample.chain.shape == (6, 2, 3, 8, 2)
+    start = policy.sampler.start(torch.as_tensor(sample.latent))
+    np.testing.assert_array_equal(sample.chain[0], start.numpy())
+    rows = {key: torch.as_tensor(value).repeat_interleave(3, 0) for key, value in seen.items()}
+    decoded = policy.codec.decode_action(torch.as_tensor(sample.chain[-1]).flatten(0, 1), rows)
+    np.testing.assert_array_equal(decoded.view(2, 3, 8, 2).numpy(), sample.actions)
+
+
+def test_a_deterministic_sampler_has_no_chain() -> None:
+    with pytest.raises(ConfigError, match="eta > 0"):
+        make_policy(sampler={"name": "ddim", "steps": 4}).sample(observation(2), record=True)
+
+
 def test_answers_in_kind() -> None:
     policy, seen = make_policy(), observation(2)
     assert isinstance(policy.sample(seen).actions, np.ndarray)

@@ -1,0 +1,1 @@
+"""Refinement of policies by reinforcement learning."""

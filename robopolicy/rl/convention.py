@@ -1,0 +1,44 @@
+"""What an episode of reinforcement learning pays, and when it ends: the one place that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from robopolicy.errors import ConfigError
+from robopolicy.vector import ChunkStep
+
+RewardKind = Literal["success", "cost", "env"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConventionConfig:
+    """Reward of a step, and whether success ends the episode."""
+
+    reward: RewardKind = "success"
+    """success: 1 in every successful step, else 0 (DPPO). cost: -1 until success, then 0 (DSRL).
+    env: the environment's own."""
+    terminate: bool = False
+    """End an episode at its first success. Otherwise it runs to its horizon and success goes on paying."""
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise ConfigError(f"convention.scale must be positive, got {self.scale}.")
+
+    @property
+    def success_hold(self) -> int:
+        """For `LaneVectorEnv`: 0 ends an episode at its first success, -1 never for its success."""
+        return 0 if self.terminate else -1
+
+
+def rewards(step: ChunkStep, convention: ConventionConfig) -> np.ndarray:
+    """Reward of every executed step, float32 `[B, Ta]`; 0 in rows that were not executed."""
+    if convention.reward == "env":
+        paid = step.rewards
+    else:
+        paid = step.success - (1.0 if convention.reward == "cost" else 0.0)
+    executed = np.arange(paid.shape[1]) < step.steps[:, None]
+    return np.where(executed, convention.scale * paid, 0.0).astype(np.float32)
