@@ -1,7 +1,8 @@
 """Configurations: Hydra's compose API behind one function whose errors name the valid choices.
 
-A group that a policy brings along (``- /network: mlp`` in ``configs/policy/diffusion.yaml``) is chosen by
-its own name, ``network=unet``: Hydra alone would ask for ``network@policy.network=unet``.
+A group that a policy brings along (``- /network: mlp`` in ``configs/policy/diffusion.yaml``) goes by its own
+name, ``network=unet network.embedding=128``: Hydra alone would ask for ``network@policy.network=unet
+policy.network.embedding=128``, which works too.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def compose(root: str, overrides: Iterable[str] = (), *, directory: Path | None 
             )
     groups, values = _resolve_groups(root, parsed, directory)
     composed, known = _hydra(root, groups, directory)
+    values = [_placed(override, composed, known) for override in values]
     for override in values:
         if not (override.is_add() or override.is_force_add()):
             _check_key(composed, override, directory, known)
@@ -157,6 +159,15 @@ def _resolve_groups(
 
 def _matching(known: Mapping[str, str | None], group: str) -> list[str]:
     return [key for key in known if key.partition("@")[0] == group]
+
+
+def _placed(override: Override, config: DictConfig, groups: Mapping[str, str | None]) -> Override:
+    """``network.width=8`` as the ``policy.network.width=8`` that is meant."""
+    group, dot, _ = override.key_or_group.partition(".")
+    places = [key.partition("@")[2] for key in _matching(groups, group) if "@" in key]
+    if not dot or group in config or len(places) != 1:
+        return override
+    return parse_overrides([str(override.input_line).replace(group, places[0], 1)])[0]
 
 
 def _check_key(

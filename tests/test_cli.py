@@ -105,6 +105,9 @@ def test_a_network_is_chosen_by_its_own_name(configs: Path, overrides: list[str]
     assert config["policy"]["network"] == {"name": "unet", "channels": [64, 128]}
     changed = compose("train", [*overrides, "policy.network.channels=[8]"], directory=configs)
     assert changed["policy"]["network"]["channels"] == [8]
+    assert compose("train", [*overrides, "network.channels=[8]"], directory=configs) == changed
+    with pytest.raises(ConfigError, match=r"Unknown key of policy\.network 'chanels'.*'channels'"):
+        compose("train", [*overrides, "network.chanels=[8]"], directory=configs)
 
 
 def test_groups_can_be_left_empty(configs: Path) -> None:
