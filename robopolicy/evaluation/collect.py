@@ -133,7 +133,7 @@ def _successes(envs: LaneVectorEnv, seeds: list[int], wanted: int) -> Iterator[E
 
 def _resume(store: EpisodeStore, task: Task, first: int, max_attempts: float) -> int:
     """The seed to go on from."""
-    if store.task != task.to_dict():
+    if store.task is None or Task.from_dict(store.task) != task:
         raise DataError(
             f"{store.where} holds another task or other settings of it "
             f"({', '.join(_differing(store.task or {}, task.to_dict()))}). Choose another path."

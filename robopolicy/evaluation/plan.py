@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robopolicy.compose import compose
 from robopolicy.evaluation.collect import collect
-from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.evaluation.results import Cell, read_plan, write_result
+from robopolicy.evaluation.run import EvaluateConfig, measure
 from robopolicy.registry import parse, plain
-from robopolicy.rollout import PolicyActor
 from robopolicy.task import Task
+
+if TYPE_CHECKING:
+    from robopolicy.learning.train import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,36 +56,50 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
 
 
 def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -> None:
+    settings, trained = _train(cell, demonstrations, config)
+    words = [
+        f"checkpoint={settings.directory}",
+        f"device={config.device}",
+        f"episodes={config.episodes}",
+        f"lanes={config.lanes}",
+        f"workers={config.workers}",
+        *cell.evaluation_settings,
+    ]
+    evaluation = measure(parse(EvaluateConfig, compose("evaluate", words), "evaluate"))
+    print(evaluation.summary(), flush=True)
+    seconds = {} if trained is None else {"train": trained}
+    write_result(target, cell, evaluation=evaluation, config=plain(settings), wall_seconds=seconds)
+
+
+def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[TrainConfig, float | None]:
+    """Train unless another evaluation of the same policy has; wall seconds where it was done in one go."""
     from robopolicy.learning.train import TrainConfig, prepare
 
-    name = f"{cell.variant}n{cell.demonstrations}"
     words = [
         f"task={cell.task}",
         f"policy={cell.policy}",
         *cell.settings,
         f"seed={cell.seed}",
-        f"name={name}",
+        f"name={cell.variant}n{cell.demonstrations}",
+        f"demonstrations={cell.demonstrations}",
+        "validation=0",
+        f"device={config.device}",
     ]
-    words += [f"demonstrations={cell.demonstrations}", "validation=0", f"device={config.device}"]
     settings = parse(TrainConfig, compose("train", words), "train")
     task = parse(Task, settings.task or {}, "task")
-    store = Path(settings.store_path)
+    store, seconds = Path(settings.store_path), settings.directory / "train_seconds.json"
     with _claim(store.with_suffix(".claim"), wait=True):
         collect(task, store, episodes=demonstrations, lanes=config.lanes, workers=config.workers)
-    start = time.monotonic()
-    trainer = prepare(settings)
-    policy = trainer.train()
-    trained = time.monotonic() - start
-    outcome = evaluate(
-        PolicyActor(policy),
-        task,
-        episodes=config.episodes,
-        lanes=config.lanes,
-        workers=config.workers,
-        used_seeds=policy.provenance.used_seeds,
-    )
-    print(outcome.summary(), flush=True)
-    write_result(target, cell, evaluation=outcome, config=plain(settings), wall_seconds={"train": trained})
+    with _claim(settings.directory.with_suffix(".claim"), wait=True):
+        start = time.monotonic()
+        trainer = prepare(settings)
+        if whole := trainer.step == 0:
+            trainer.train()
+            seconds.write_text(json.dumps(time.monotonic() - start))
+        elif trainer.step < settings.trainer.steps:
+            trainer.train()
+    known = whole or seconds.is_file()
+    return settings, json.loads(seconds.read_text()) if known else None
 
 
 @contextlib.contextmanager

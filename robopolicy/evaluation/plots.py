@@ -64,6 +64,33 @@ def training_curve(
         axes[1].legend(loc="lower right")
 
 
+def refinement_curve(
+    metrics: str | Path, path: str | Path, *, final: tuple[int, Interval] | None = None
+) -> None:
+    """Success on selection seeds against environment steps; the base as a line, the warm-up shaded.
+
+    Args:
+        final: (step, success rate) of the final evaluation on report seeds.
+    """
+    series = read_series(metrics)
+    steps, rates = series["success"]
+    with _figure(path, 1) as (axis,):
+        warm = [step for step, value in zip(*series.get("warmup", ([], [])), strict=True) if value > 0]
+        if warm:
+            axis.axvspan(0, max(warm), color=GREY, alpha=0.18, linewidth=0, label="warm-up")
+        axis.axhline(rates[0], color=GREY, linestyle="--", linewidth=1, label="base")
+        axis.plot(steps, rates, "o-", color=GREEN, markersize=4, label="selection seeds")
+        axis.fill_between(
+            steps, series["success_low"][1], series["success_high"][1], color=GREEN, alpha=0.18, linewidth=0
+        )
+        if "practice_success" in series:
+            axis.plot(*series["practice_success"], color=BLUE, linewidth=1, alpha=0.6, label="practice")
+        if final is not None:
+            _point(axis, final[0], final[1], BLUE, "report seeds")
+        axis.set(ylabel="success rate", xlabel="environment steps", ylim=(-0.02, 1.04))
+        axis.legend(loc="lower right")
+
+
 def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path) -> None:
     """Success rate against the number of demonstrations, one line for each name."""
     counts = sorted({count for points in curves.values() for count, _ in points})

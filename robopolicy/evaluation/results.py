@@ -1,7 +1,7 @@
 """Result files and the plan they fill: one JSON for each trained and evaluated policy.
 
 results/plan.yaml                                   which cells are wanted, most important first
-results/<task>/<policy>/n<demonstrations>/seed<k>.json
+results/<task>/<policy>/n<demonstrations>/[<evaluation>/]seed<k>.json
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BENCHMARK = "benchmark"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One policy, trained once."""
+    """One policy, trained once and evaluated in one way."""
 
     task: str
     policy: str
@@ -39,6 +39,10 @@ class Cell:
     """Further words of its training command line."""
     variant: str = ""
     """A name for its settings, where one policy stands in a table twice."""
+    evaluation: str = ""
+    """A name for the way it is evaluated, where the same weights are evaluated in several."""
+    evaluation_settings: tuple[str, ...] = field(default=(), compare=False)
+    """Further words of its evaluation's command line."""
 
     @property
     def label(self) -> str:
@@ -48,12 +52,13 @@ class Cell:
     @property
     def file(self) -> Path:
         """Its result file, below the results directory."""
-        return Path(self.task, self.label, f"n{self.demonstrations}", f"seed{self.seed}.json")
+        where = Path(self.task, self.label, f"n{self.demonstrations}", self.evaluation)
+        return where / f"seed{self.seed}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Cells that differ in task, number of demonstrations and seed only."""
+    """Cells that differ in task, number of demonstrations, evaluation and seed only."""
 
     task: tuple[str, ...]
     policy: str
@@ -61,6 +66,8 @@ class Row:
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()
     variant: str = ""
+    evaluations: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"": ()})
+    """Words of ``scripts/evaluate.py`` by name; the same weights are evaluated in each way."""
 
     def __post_init__(self) -> None:
         for name in ("task", "demonstrations", "seeds"):
@@ -68,7 +75,7 @@ class Row:
                 raise ConfigError(f"In a plan's row {name} is a list, got {getattr(self, name)!r}.")
 
     def cells(self) -> list[Cell]:
-        """Seeds vary fastest, then demonstrations, then tasks."""
+        """Seeds vary fastest, then evaluations, then demonstrations, then tasks."""
         return [
             Cell(
                 task=task,
@@ -77,9 +84,12 @@ class Row:
                 seed=seed,
                 settings=self.settings,
                 variant=self.variant,
+                evaluation=evaluation,
+                evaluation_settings=tuple(words),
             )
             for task in self.task
             for n in self.demonstrations
+            for evaluation, words in self.evaluations.items()
             for seed in self.seeds
         ]
 

@@ -13,7 +13,7 @@ from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.evaluation.baselines import BASELINES, baseline
 from robopolicy.evaluation.evaluate import Evaluation, evaluate
-from robopolicy.evaluation.plots import error_by_dimension, training_curve
+from robopolicy.evaluation.plots import error_by_dimension, refinement_curve, training_curve
 from robopolicy.evaluation.replay import replay_actor
 from robopolicy.evaluation.report import write_report
 from robopolicy.evaluation.video import record_episodes
@@ -123,6 +123,39 @@ def run_evaluation(
             )
             raise ConfigError(f"{config.name} has no task: give task=...{hint}.")
         return Outcome(directory=directory, evaluation=None, offline=offline)
+    actor, evaluation = _evaluate(config, policy, store, task, progress)
+    evaluation.save(directory)
+    video = _film(actor, evaluation, config.video, directory / "episodes.mp4") if config.video else None
+    if run is not None and (run / "metrics.csv").is_file():
+        step = policy.provenance.step if policy is not None else 0
+        refined = (run / "refine.png").is_file()
+        curve, title_ = (refinement_curve, "Refinement") if refined else (training_curve, "Training, and success")
+        curve(run / "metrics.csv", directory / "training.png", final=(step, evaluation.success))
+        plots = {title_: directory / "training.png", **plots}
+    write_report(
+        directory / "report.html", title=title or f"{task.name}: {config.name}", evaluation=evaluation,
+        video=video, plots=plots, stages=stages, commands=commands,
+        config=policy.provenance.config if policy is not None else plain(config),
+    )  # fmt: skip
+    return Outcome(directory=directory, evaluation=evaluation, offline=offline)
+
+
+def measure(config: EvaluateConfig, *, progress: bool = True) -> Evaluation:
+    """The table alone, without files, video and report.
+
+    Raises:
+        ConfigError: there is no task.
+    """
+    policy = _load(config) if config.checkpoint is not None else None
+    task = _task(config, policy, None)
+    if task is None:
+        raise ConfigError(f"{config.name} has no task: give task=...")
+    return _evaluate(config, policy, None, task, progress)[1]
+
+
+def _evaluate(
+    config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None, task: Task, progress: bool
+) -> tuple[Actor, Evaluation]:
     actor, seeds = _actor(config, policy, store, task)
     used = [] if policy is None else list(policy.provenance.used_seeds)
     if store is not None and seeds is None:
@@ -131,18 +164,7 @@ def run_evaluation(
         actor, task, episodes=config.episodes, block=config.block, offset=config.offset, lanes=config.lanes,
         workers=config.workers, used_seeds=used, seeds=seeds, progress=progress,
     )  # fmt: skip
-    evaluation.save(directory)
-    video = _film(actor, evaluation, config.video, directory / "episodes.mp4") if config.video else None
-    if run is not None and (run / "metrics.csv").is_file():
-        step = policy.provenance.step if policy is not None else 0
-        training_curve(run / "metrics.csv", directory / "training.png", final=(step, evaluation.success))
-        plots = {"Training, and success": directory / "training.png", **plots}
-    write_report(
-        directory / "report.html", title=title or f"{task.name}: {config.name}", evaluation=evaluation,
-        video=video, plots=plots, stages=stages, commands=commands,
-        config=policy.provenance.config if policy is not None else plain(config),
-    )  # fmt: skip
-    return Outcome(directory=directory, evaluation=evaluation, offline=offline)
+    return actor, evaluation
 
 
 def _load(config: EvaluateConfig) -> Policy:

@@ -67,9 +67,8 @@ def _success(section: Section, results: Results) -> str:
         partial = f" ({run} of {len(cells)} seeds)" if 0 < run < len(cells) else ""
         overall = [_text(interval_of(cells, results, d)) for d in ("success", "success_final")]
         first = cells[0]
-        lines.append(
-            [first.task, first.label, str(first.demonstrations), *rates, overall[0] + partial, overall[1]]
-        )
+        name = f"{first.label}, {first.evaluation}" if first.evaluation else first.label
+        lines.append([first.task, name, str(first.demonstrations), *rates, overall[0] + partial, overall[1]])
     return _markdown(head, lines)
 
 

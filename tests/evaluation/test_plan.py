@@ -16,8 +16,8 @@ from robopolicy.evaluation.tables import write_page
 SETTINGS = ["trainer.steps=3", "trainer.batch_size=8", "policy.network.width=16", "policy.network.blocks=1"]
 
 
-def plan(directory: Path, seeds: list[int]) -> RunPlanConfig:
-    row = {"task": ["lift"], "policy": "diffusion", "demonstrations": [2], "seeds": seeds}
+def plan(directory: Path, seeds: list[int], **more: object) -> RunPlanConfig:
+    row = {"task": ["lift"], "policy": "diffusion", "demonstrations": [2], "seeds": seeds, **more}
     sections = [{"title": "Tiny", "rows": [{**row, "settings": SETTINGS}]}]
     (directory / "plan.yaml").write_text(yaml.safe_dump({"sections": sections}))
     return RunPlanConfig(
@@ -40,6 +40,24 @@ def test_cells_are_run_once_and_land_on_the_page(tmp_path: Path, monkeypatch: py
     assert [row["seed"] for row in result["evaluation"]["episodes"]] == [3_000_000, 3_000_001]
     write_page(read_plan(config.plan), read_results(config.results), tmp_path / "results.md")
     assert "1 of 2 planned cells are run" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.sim
+def test_the_same_weights_are_evaluated_in_several_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = plan(tmp_path, seeds=[0], evaluations={"": [], "short": ["task=lift", "task.horizon=20"]})
+    assert run_plan(config) == (2, 0)
+    results = read_results(config.results)
+    assert sorted(cell.file.as_posix() for cell in results) == [
+        "lift/diffusion/n2/seed0.json", "lift/diffusion/n2/short/seed0.json",
+    ]  # fmt: skip
+    steps = {cell.evaluation: r["evaluation"]["episodes"][0]["steps"] for cell, r in results.items()}
+    assert steps["short"] == 20 < steps[""]
+    assert len({r["wall_seconds"]["train"] for r in results.values()}) == 1
+    write_page(read_plan(config.plan), results, tmp_path / "results.md")
+    assert "| lift | diffusion, short | 2 |" in (tmp_path / "results.md").read_text()
 
 
 def test_a_claim_left_by_a_dead_process_is_taken_over(tmp_path: Path) -> None:
