@@ -22,8 +22,9 @@ from robopolicy.evaluation.machine import commit, machine, versions
 from robopolicy.registry import parse, plain
 
 FORMAT = 1
-BENCHMARK = "benchmark"
-"""Directory of speed measurements beside the result files."""
+BENCHMARK, CHECKS, TUNING = "benchmark", "checks", "tuning"
+"""Directories beside the result files: speed, equality and safety, and what settings were chosen by (its own
+plan and result files, on selection seeds)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,9 @@ class Plan:
     """What is to be run, in order of importance."""
 
     sections: tuple[Section, ...]
+    title: str = "Results"
+    seeds: str = "Every number is measured on report seeds, which no training, tuning or choosing has seen."
+    """What the page says of its episodes."""
 
     def cells(self) -> list[Cell]:
         """Every cell once, in order."""
@@ -161,7 +165,7 @@ def write_result(
 
 
 def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
-    """Every result file below a directory (measurements of speed are not results).
+    """Every result file below a directory, but for those of `BENCHMARK`, `CHECKS` and `TUNING`.
 
     Raises:
         DataError: a file cannot be read, or two describe the same cell.
@@ -169,7 +173,7 @@ def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
     found: dict[Cell, dict[str, Any]] = {}
     where: dict[Cell, Path] = {}
     for path in sorted(Path(directory).rglob("*.json")):
-        if path.relative_to(directory).parts[0] == BENCHMARK:
+        if path.relative_to(directory).parts[0] in (BENCHMARK, CHECKS, TUNING):
             continue
         try:
             result = json.loads(path.read_text())

@@ -128,10 +128,9 @@ def run_evaluation(
     video = _film(actor, evaluation, config.video, directory / "episodes.mp4") if config.video else None
     if run is not None and (run / "metrics.csv").is_file():
         step = policy.provenance.step if policy is not None else 0
-        refined = (run / "refine.png").is_file()
-        curve, title_ = (refinement_curve, "Refinement") if refined else (training_curve, "Training, and success")
+        curve = refinement_curve if (run / "refine.png").is_file() else training_curve
         curve(run / "metrics.csv", directory / "training.png", final=(step, evaluation.success))
-        plots = {title_: directory / "training.png", **plots}
+        plots = {"Training, and success": directory / "training.png", **plots}
     write_report(
         directory / "report.html", title=title or f"{task.name}: {config.name}", evaluation=evaluation,
         video=video, plots=plots, stages=stages, commands=commands,

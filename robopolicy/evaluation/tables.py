@@ -15,13 +15,13 @@ NOT_RUN = "not run"
 Results = Mapping[Cell, Mapping[str, Any]]
 
 HEAD = """\
-# Results
+# {title}
 
 Written by `scripts/results.py` from the files under `results/`; not edited by hand.
 
 Success means success at any step of an episode; "at the end" is the stricter definition, at the episode's
-last step. Every number is measured on report seeds, which no training, tuning or choosing has seen. The
-interval of a method is a 95% bootstrap over its training seeds and over episodes, never narrower than
+last step. {seeds}
+The interval of a method is a 95% bootstrap over its training seeds and over episodes, never narrower than
 Wilson's; with one training seed it says nothing about other seeds. Cells without a file read "not run".
 """
 
@@ -30,7 +30,7 @@ def write_page(plan: Plan, results: Results, path: str | Path) -> None:
     """Write the page, with pictures beside it for sections against demonstrations."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    parts = [HEAD]
+    parts = [HEAD.format(title=plan.title, seeds=plan.seeds)]
     for section in plan.sections:
         parts.append(f"## {section.title}\n")
         if section.note:
