@@ -63,7 +63,9 @@ def offline_error(
     for start in tqdm(range(0, len(chosen), BATCH), desc="offline error", disable=not progress):
         index = torch.as_tensor(chosen[start : start + BATCH], device=policy.device)
         batch = windows.gather(index).to(policy.device)
-        predicted = policy.sample(batch.observation, generator=generator).actions[:, 0].double()
+        texts = dict.fromkeys(policy.codec.texts, batch.instruction)
+        sample = policy.sample({**batch.observation, **texts}, generator=generator)
+        predicted = sample.actions[:, 0].double()
         actual = batch.action.double()
         valid = torch.as_tensor(inside[start : start + BATCH], device=policy.device).double()[..., None]
         gap = (predicted - actual) * valid

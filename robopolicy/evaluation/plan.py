@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robopolicy.compose import compose
+from robopolicy.errors import ConfigError
 from robopolicy.evaluation.collect import collect
+from robopolicy.evaluation.evaluate import Evaluation
+from robopolicy.evaluation.plots import read_series
 from robopolicy.evaluation.results import Cell, read_plan, write_result
 from robopolicy.evaluation.run import EvaluateConfig, measure
 from robopolicy.registry import parse, plain
@@ -56,9 +60,20 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
 
 
 def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -> None:
+    if cell.method:
+        _refine(cell, target, config)
+        return
     settings, trained = _train(cell, demonstrations, config)
+    if cell.keep:
+        _keep(settings.directory, Path(config.results) / cell.kept)
+    evaluation = _measure(settings.directory, cell, config)
+    seconds = {} if trained is None else {"train": trained}
+    write_result(target, cell, evaluation=evaluation, config=plain(settings), wall_seconds=seconds)
+
+
+def _measure(checkpoint: Path, cell: Cell, config: RunPlanConfig) -> Evaluation:
     words = [
-        f"checkpoint={settings.directory}",
+        f"checkpoint={checkpoint}",
         f"device={config.device}",
         f"episodes={config.episodes}",
         f"lanes={config.lanes}",
@@ -67,8 +82,44 @@ def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -
     ]
     evaluation = measure(parse(EvaluateConfig, compose("evaluate", words), "evaluate"))
     print(evaluation.summary(), flush=True)
-    seconds = {} if trained is None else {"train": trained}
-    write_result(target, cell, evaluation=evaluation, config=plain(settings), wall_seconds=seconds)
+    return evaluation
+
+
+def _refine(cell: Cell, target: Path, config: RunPlanConfig) -> None:
+    """Refine the base that an earlier row has kept; what is reported is the best on selection seeds."""
+    from robopolicy.rl.refine import RefineConfig, prepare
+
+    base = Path(config.results) / cell.base.kept
+    if not base.is_dir():
+        raise ConfigError(
+            f"{cell.file} refines {base}, which is not there: run the row that keeps it (keep: true)."
+        )
+    words = [
+        f"checkpoint={base}",
+        f"method={cell.method}",
+        *cell.settings,
+        f"seed={cell.seed}",
+        f"name={cell.label}-n{cell.demonstrations}-{cell.method_label}",
+        f"device={config.device}",
+    ]
+    refinement = prepare(parse(RefineConfig, compose("refine", words), "refine"))
+    refinement.run()
+    run = refinement.directory
+    steps, rates = read_series(run / "metrics.csv")["success"]
+    summary = json.loads((run / "refine.json").read_text())
+    write_result(
+        target, cell, evaluation=_measure(run / "best", cell, config), config=plain(refinement.config),
+        wall_seconds=refinement.seconds, refinement={**summary, "curve": {"steps": steps, "success": rates}},
+    )  # fmt: skip
+
+
+def _keep(run: Path, target: Path) -> None:
+    from robopolicy.learning.checkpoint import find_checkpoint
+
+    source = find_checkpoint(run)
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("policy.json", "policy.safetensors"):
+        shutil.copy2(source / name, target / name)
 
 
 def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[TrainConfig, float | None]:

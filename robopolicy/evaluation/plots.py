@@ -91,6 +91,19 @@ def refinement_curve(
         axis.legend(loc="lower right")
 
 
+def refinement_curves(
+    curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], path: str | Path
+) -> None:
+    """Success against environment steps: one colour for each name, one line for each of its seeds."""
+    with _figure(path, 1) as (axis,):
+        colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
+        for colour, (name, seeds) in zip(colours, curves.items(), strict=False):
+            for index, (steps, rates) in enumerate(seeds):
+                axis.plot(steps, rates, color=colour, linewidth=1.2, label=None if index else name)
+        axis.set(ylabel="success rate, selection seeds", xlabel="environment steps", ylim=(-0.02, 1.04))
+        axis.legend(loc="lower right")
+
+
 def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path) -> None:
     """Success rate against the number of demonstrations, one line for each name."""
     counts = sorted({count for points in curves.values() for count, _ in points})

@@ -1,7 +1,8 @@
 """Result files and the plan they fill: one JSON for each trained and evaluated policy.
 
 results/plan.yaml                                   which cells are wanted, most important first
-results/<task>/<policy>/n<demonstrations>/[<evaluation>/]seed<k>.json
+results/<task>/<policy>/n<demonstrations>/[<method>/][<evaluation>/]seed<k>.json
+results/bases/<task>/<policy>/n<demonstrations>/seed<k>/     policies that are refined
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import datetime as dt
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,28 +23,49 @@ from robopolicy.evaluation.machine import commit, machine, versions
 from robopolicy.registry import parse, plain
 
 FORMAT = 1
-BENCHMARK, CHECKS, TUNING = "benchmark", "checks", "tuning"
-"""Directories beside the result files: speed, equality and safety, and what settings were chosen by (its own
-plan and result files, on selection seeds)."""
+BASES, BENCHMARK, CHECKS, TUNING = "bases", "benchmark", "checks", "tuning"
+"""Directories beside the result files: policies that are refined, speed, equality and safety, and what
+settings were chosen by (with its own plan and result files, on selection seeds)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One policy, trained once and evaluated in one way."""
+    """One policy, trained once (refined once, with a method) and evaluated in one way."""
 
     task: str
     policy: str
     demonstrations: int
     seed: int
-    """Of the training."""
+    """Of the training; with a method, of the refinement."""
     settings: tuple[str, ...] = field(default=(), compare=False)
-    """Further words of its training command line."""
+    """Further words of its command line of training, or of refinement."""
     variant: str = ""
     """A name for its settings, where one policy stands in a table twice."""
     evaluation: str = ""
     """A name for the way it is evaluated, where the same weights are evaluated in several."""
     evaluation_settings: tuple[str, ...] = field(default=(), compare=False)
     """Further words of its evaluation's command line."""
+    method: str = ""
+    """Refinement method; the base is the policy of training seed 0, kept by a row before."""
+    method_variant: str = ""
+    """A name for its settings, where one method stands in a table twice."""
+    keep: bool = field(default=False, compare=False)
+    """Keep the trained policy below `BASES`, to be refined."""
+
+    @property
+    def method_label(self) -> str:
+        """Method and its variant."""
+        return f"{self.method}-{self.method_variant}" if self.method_variant else self.method
+
+    @property
+    def base(self) -> Cell:
+        """The policy that is refined."""
+        return replace(self, seed=0, settings=(), method="", method_variant="", evaluation="")
+
+    @property
+    def kept(self) -> Path:
+        """Where the policy is kept, below the results directory."""
+        return BASES / self.file.with_suffix("")
 
     @property
     def label(self) -> str:
@@ -53,7 +75,7 @@ class Cell:
     @property
     def file(self) -> Path:
         """Its result file, below the results directory."""
-        where = Path(self.task, self.label, f"n{self.demonstrations}", self.evaluation)
+        where = Path(self.task, self.label, f"n{self.demonstrations}", self.method_label, self.evaluation)
         return where / f"seed{self.seed}.json"
 
 
@@ -69,6 +91,9 @@ class Row:
     variant: str = ""
     evaluations: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"": ()})
     """Words of ``scripts/evaluate.py`` by name; the same weights are evaluated in each way."""
+    method: str = ""
+    method_variant: str = ""
+    keep: bool = False
 
     def __post_init__(self) -> None:
         for name in ("task", "demonstrations", "seeds"):
@@ -87,6 +112,9 @@ class Row:
                 variant=self.variant,
                 evaluation=evaluation,
                 evaluation_settings=tuple(words),
+                method=self.method,
+                method_variant=self.method_variant,
+                keep=self.keep,
             )
             for task in self.task
             for n in self.demonstrations
@@ -101,8 +129,9 @@ class Section:
 
     title: str
     rows: tuple[Row, ...]
-    table: Literal["success", "demonstrations"] = "success"
-    """A line for each task with all seeds, or success against the number of demonstrations."""
+    table: Literal["success", "demonstrations", "refinement"] = "success"
+    """A line for each task with all seeds, success against the number of demonstrations, or what refinement
+    gained and cost."""
     note: str = ""
 
 
@@ -138,12 +167,14 @@ def write_result(
     evaluation: Evaluation,
     config: Mapping[str, Any],
     wall_seconds: Mapping[str, float],
+    refinement: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a result file, whole or not at all, with what is needed to judge and repeat it.
 
     Args:
         config: the whole configuration of the training.
         wall_seconds: by stage ("train", ...); the evaluation's is added.
+        refinement: the summary of a refinement and its curve.
     """
     result = {
         "format": FORMAT,
@@ -156,6 +187,8 @@ def write_result(
         "versions": versions(),
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
+    if refinement is not None:
+        result["refinement"] = plain(refinement)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -165,7 +198,7 @@ def write_result(
 
 
 def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
-    """Every result file below a directory, but for those of `BENCHMARK`, `CHECKS` and `TUNING`.
+    """Every result file below a directory, but for those in the directories named above.
 
     Raises:
         DataError: a file cannot be read, or two describe the same cell.
@@ -173,7 +206,7 @@ def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
     found: dict[Cell, dict[str, Any]] = {}
     where: dict[Cell, Path] = {}
     for path in sorted(Path(directory).rglob("*.json")):
-        if path.relative_to(directory).parts[0] in (BENCHMARK, CHECKS, TUNING):
+        if path.relative_to(directory).parts[0] in (BASES, BENCHMARK, CHECKS, TUNING):
             continue
         try:
             result = json.loads(path.read_text())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robopolicy.evaluation.machine import describe
-from robopolicy.evaluation.plots import success_by_demonstrations
+from robopolicy.evaluation.plots import refinement_curves, success_by_demonstrations
 from robopolicy.evaluation.results import Cell, Plan, Section, successes
-from robopolicy.evaluation.statistics import Interval, method_interval
+from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
 
 NOT_RUN = "not run"
 Results = Mapping[Cell, Mapping[str, Any]]
@@ -35,7 +36,11 @@ def write_page(plan: Plan, results: Results, path: str | Path) -> None:
         parts.append(f"## {section.title}\n")
         if section.note:
             parts.append(f"{section.note.strip()}\n")
-        parts.append(_success(section, results) if section.table == "success" else _curve(section, results))
+        parts.append(TABLES[section.table](section, results))
+        if section.table == "refinement" and any(c in results for g in _refined(section) for c in g):
+            picture = path.with_name(f"{_slug(section.title)}.png")
+            refinement_curves(_curves(section, results), picture)
+            parts.append(f"![{section.title}]({picture.name})\n")
         if section.table == "demonstrations" and (curves := _points(section, results)):
             picture = path.with_name(f"{_slug(section.title)}.png")
             success_by_demonstrations(curves, picture)
@@ -63,8 +68,7 @@ def _success(section: Section, results: Results) -> str:
     for cells in groups:
         by_seed = {cell.seed: cell for cell in cells}
         rates = [_count(by_seed[s], results) if s in by_seed else "" for s in seeds]
-        run = sum(cell in results for cell in cells)
-        partial = f" ({run} of {len(cells)} seeds)" if 0 < run < len(cells) else ""
+        partial = _partial([cell for cell in cells if cell in results], cells)
         overall = [_text(interval_of(cells, results, d)) for d in ("success", "success_final")]
         first = cells[0]
         name = f"{first.label}, {first.evaluation}" if first.evaluation else first.label
@@ -82,6 +86,57 @@ def _curve(section: Section, results: Results) -> str:
         lines.setdefault((cells[0].task, cells[0].label), {})[cells[0].demonstrations] = text
     rows = [[*key, *(line.get(count, "") for count in counts)] for key, line in lines.items()]
     return _markdown(["Task", "Policy", *(f"{count} demonstrations" for count in counts)], rows)
+
+
+def _refinement(section: Section, results: Results) -> str:
+    """Success of the base and after each method, on the same episodes."""
+    head = ["Task", "Method", "Base", "Seeds", "After [95%]", "Gain [95%]", "Steps to 80/90/95% (selection)"]
+    head += ["Steps", "Minutes per million steps: env, sampling, update"]
+    lines = []
+    for cells in _refined(section):
+        first, run = cells[0], [cell for cell in cells if cell in results]
+        line = [first.task, first.method_label, _count(first.base, results)]
+        line.append(", ".join(_count(cell, results) for cell in cells))
+        if run:
+            tables = [successes(results[cell]) for cell in run]
+            gain = "base not run"
+            if first.base in results:
+                gain = str(paired_difference(tables, [successes(results[first.base])]))
+            line += [_text(interval_of(run, results)) + _partial(run, cells), gain]
+            records = [results[cell]["refinement"] for cell in run]
+            line.append("; ".join("/".join(map(_steps, r["steps_to"].values())) for r in records))
+            line.append(", ".join(_steps(r["env_steps"]) for r in records))
+            parts = {k: [r["minutes_per_million"][k] for r in records] for k in ("env", "sampling", "update")}
+            line.append(", ".join(f"{sum(values) / len(values):.0f}" for values in parts.values()))
+        else:
+            line += [NOT_RUN, "", "", "", ""]
+        lines.append(line)
+    return _markdown(head, lines)
+
+
+def _refined(section: Section) -> list[list[Cell]]:
+    return [cells for cells in _groups(section) if cells[0].method]
+
+
+def _curves(section: Section, results: Results) -> dict[str, list[tuple[list[float], list[float]]]]:
+    """Success against steps, for each seed of each method."""
+    curves: dict[str, list[tuple[list[float], list[float]]]] = {}
+    for cell in itertools.chain.from_iterable(_refined(section)):
+        if cell in results:
+            curve = results[cell]["refinement"]["curve"]
+            curves.setdefault(f"{cell.task}, {cell.method_label}", []).append(
+                (curve["steps"], curve["success"])
+            )
+    return curves
+
+
+def _steps(count: float | None) -> str:
+    """Environment steps in thousands; a dash where a mark was not reached."""
+    return "–" if count is None else f"{count / 1000:.0f}k"
+
+
+def _partial(run: Sequence[Cell], cells: Sequence[Cell]) -> str:
+    return f" ({len(run)} of {len(cells)} seeds)" if 0 < len(run) < len(cells) else ""
 
 
 def _points(section: Section, results: Results) -> dict[str, list[tuple[int, Interval]]]:
@@ -138,3 +193,6 @@ def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _slug(title: str) -> str:
     return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+TABLES = {"success": _success, "demonstrations": _curve, "refinement": _refinement}

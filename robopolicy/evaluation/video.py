@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ class _Padded:
         count = len(view.seeds)
         rows = np.minimum(np.arange(self.lanes), count - 1)
         observation = {key: value[rows] for key, value in view.observation.items()}
-        actions = self.actor.act(LaneView(observation, view.seeds[rows], view.time[rows]))
+        actions = self.actor.act(
+            replace(view, observation=observation, seeds=view.seeds[rows], time=view.time[rows])
+        )
         return None if actions is None else actions[:count]
 
 

@@ -61,7 +61,7 @@ def test_a_plan_lists_each_cell_once_in_order(tmp_path: Path) -> None:
     "text, message",
     [
         ("sections: [{title: x, rowz: []}]", "rowz.*Did you mean 'rows'"),
-        ("sections: [{title: x, table: pie, rows: []}]", "demonstrations, success"),
+        ("sections: [{title: x, table: pie, rows: []}]", "demonstrations, refinement, success"),
         (PLAN.replace("[lift, can]", "lift"), "task is a list"),
         (PLAN.replace("seeds: [0, 1]}", "seeds: []}"), "seeds is a list"),
     ],
@@ -132,3 +132,43 @@ def test_facts_about_this_machine() -> None:
     assert found["cpu"] in describe(found)
     assert versions()["python"].startswith("3.")
     assert set(commit()) == {"commit", "dirty"}
+
+
+def test_refinement_is_paired_with_its_base(tmp_path: Path) -> None:
+    plan = """
+sections:
+  - title: Refined
+    table: refinement
+    rows:
+      - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0], keep: true}
+      - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0, 1], method: dppo}
+      - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0], method: dsrl}
+"""
+    base, *refined, missing = read_plan(_plan(tmp_path, plan)).cells()
+    assert refined[1].base == base == refined[0].base
+    assert base.keep
+    assert refined[1].file.as_posix() == "lift/diffusion/n10/dppo/seed1.json"
+    assert missing.base.kept.as_posix() == "bases/lift/diffusion/n10/seed0"
+    _write(tmp_path, base, 20)
+    record = {
+        "env_steps": 200_000,
+        "steps_to": {"80%": 50_000, "90%": None},
+        "minutes_per_million": {"env": 10.0, "sampling": 3.0, "update": 5.0},
+        "curve": {"steps": [0, 50_000], "success": [0.4, 0.8]},
+    }
+    for cell in refined:
+        write_result(
+            tmp_path / cell.file,
+            cell,
+            evaluation=_evaluation(40),
+            config={},
+            wall_seconds={},
+            refinement=record,
+        )
+    write_page(read_plan(tmp_path / "plan.yaml"), read_results(tmp_path), tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    assert "| lift | dppo | 20/50 | 40/50, 40/50 | 80.0%" in page
+    assert "better (+40.0%" in page
+    assert "| 50k/–; 50k/– | 200k, 200k | 10, 3, 5 |" in page
+    assert "| lift | dsrl | 20/50 | not run | not run |" in page
+    assert (tmp_path / "refined.png").stat().st_size > 1000
