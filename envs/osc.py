@@ -1,128 +1,103 @@
-"""Operational-space control of one arm, as robosuite defines it, without robosuite's per-step Python cost.
+"""Operational-space control of robot arms, as robosuite defines it, compiled together with the physics loop.
 
-robosuite recomputes names, pseudo-inverses and three copies of every Jacobian 500 times a second, which
-takes five times as long as the physics. This is the same law on the same MuJoCo quantities; a test holds
-the two trajectories equal.
+Khatib, "A unified approach for motion and force control of robot manipulators: the operational space
+formulation", IEEE Journal on Robotics and Automation 3(1), 1987. With the joint-space inertia M, the Jacobian
+J of the grip site and the acceleration a = kp * error - kd * velocity wanted there, robosuite's variant is
+
+    torque = J' [Lambda_p a_p, Lambda_r a_r] + N' M q + bias      position and rotation uncoupled
+    Lambda = (J M^-1 J')^-1                                       its inertia felt at the grip site
+    N'     = I - J' Lambda J M^-1                                 what leaves the grip site's motion alone
+
+where Lambda_p and Lambda_r come from J's three rows of position and of rotation alone, and
+q = 10 (rest - joints) - 2 sqrt(10) joint velocity pulls towards the initial posture.
+
+The matrices are robosuite's own compiled functions, and what surrounds them keeps its order of operations,
+so that torques agree to the last bit: where an object lies flat on another, MuJoCo's contact points, and with
+them its velocity by centimetres a second, turn on that bit.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import mujoco
 import numpy as np
-from scipy.linalg.lapack import dposv
+from numba import njit
+from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
-from robopolicy.errors import RobopolicyError
-
-_NULLSPACE_KP = 10.0  # robosuite's stiffness toward the initial joint posture
-_NULLSPACE_KD = 2.0 * np.sqrt(_NULLSPACE_KP)
+from envs.native import mj_full_mass, mj_site_jacobian, mj_step1, mj_step2
 
 
-class OperationalSpaceController:
-    """Torques that drive a robot's grip site to a goal pose.
+@njit(cache=True, nogil=True)
+def control_step(
+    model: int,
+    data: int,
+    substeps: int,
+    qpos: np.ndarray,
+    qvel: np.ndarray,
+    ctrl: np.ndarray,
+    bias: np.ndarray,
+    site_xpos: np.ndarray,
+    site_xmat: np.ndarray,
+    inertia: np.ndarray,
+    sites: np.ndarray,
+    joints: np.ndarray,
+    dofs: np.ndarray,
+    actuators: np.ndarray,
+    limits: np.ndarray,
+    gains: np.ndarray,
+    rest: np.ndarray,
+    goal_position: np.ndarray,
+    goal_rotation: np.ndarray,
+    first_mass: np.ndarray,
+) -> None:
+    """Physics steps of one control step, with A arms of n joints each driven towards their goals.
 
     Args:
-        robot: a robosuite fixed-base robot with one arm under OSC_POSE.
-        model: its `mujoco.MjModel`.
-        data: its `mujoco.MjData`.
+        model, data: addresses of MuJoCo's structures; the next seven arrays are views of their fields.
+        sites: `[A]`; joints, dofs and actuators `[A, n]` are indices into `qpos`, `qvel` and `ctrl`.
+        limits: of the torques `[A, n, 2]`.
+        gains: kp and kd `[A, 2, 6]`.
+        rest: joint posture that the null space returns to `[A, n]`.
+        goal_position, goal_rotation: of the grip sites in the world, `[A, 3]` and `[A, 3, 3]`.
+        first_mass: inertias `[A, n, n]` for the first physics step, where they are not 0.
     """
+    arms, n = joints.shape
+    nv = len(qvel)
+    full_mass, mass = np.empty((nv, nv)), np.empty((n, n)).T  # by columns, as robosuite's is
+    full_position, full_rotation = np.empty((3, nv)), np.empty((3, nv))
+    jacobian, by_position, by_rotation = np.empty((6, n)), np.empty((3, n)), np.empty((3, n))
+    wrench = np.empty(6)
+    position, velocity, compensation = np.empty(n), np.empty(n), np.empty(n)
+    for substep in range(substeps):
+        mj_step1(model, data)
+        mj_full_mass(model, full_mass.ctypes.data, inertia.ctypes.data)
+        for arm in range(arms):
+            site = sites[arm]
+            mj_site_jacobian(model, data, full_position.ctypes.data, full_rotation.ctypes.data, site)
+            for i in range(n):
+                dof = dofs[arm, i]
+                position[i], velocity[i], compensation[i] = qpos[joints[arm, i]], qvel[dof], bias[dof]
+                for j in range(3):
+                    jacobian[j, i] = by_position[j, i] = full_position[j, dof]
+                    jacobian[3 + j, i] = by_rotation[j, i] = full_rotation[j, dof]
+                for j in range(n):
+                    mass[i, j] = full_mass[dof, dofs[arm, j]]
+            if substep == 0 and first_mass[arm, 0, 0] > 0.0:
+                mass[:] = first_mass[arm]
 
-    def __init__(self, robot: Any, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        part = robot.part_controllers["right"]
-        self.model, self.data = model, data
-        self.absolute = part.input_type == "absolute"
-        self.site = int(model.site(part.ref_name).id)
-        self._base = int(model.site(f"{part.naming_prefix}{part.part_name}_center").id)
-        self._qpos, self._qvel = _run(part.qpos_index), _run(part.qvel_index)
-        self._kp, self._kd = np.array(part.kp), np.array(part.kd)
-        self._scale = np.array(part.output_max)
-        self._gripper = robot.gripper["right"]
-        arm_actuators = robot._ref_actuators_indexes_dict["right"]
-        finger_actuators = robot._ref_actuators_indexes_dict[robot.get_gripper_name("right")]
-        self._arm_ctrl, self._finger_ctrl = _run(arm_actuators), _run(finger_actuators)
-        self._low, self._high = model.actuator_ctrlrange[self._arm_ctrl].T.copy()
-        finger_range = model.actuator_ctrlrange[self._finger_ctrl]
-        self._finger_middle = finger_range.mean(axis=1)
-        self._finger_half = 0.5 * (finger_range[:, 1] - finger_range[:, 0])
-        jacobian, mass = np.zeros((6, model.nv)), np.zeros((model.nv, model.nv))
-        self._jacobian_pos, self._jacobian_rot = jacobian[:3], jacobian[3:]
-        self._full_mass, self._mass = mass, mass[self._qvel, self._qvel]
-        self._jacobian = jacobian[:, self._qvel]
-        self.begin()
+            kp, kd = gains[arm, 0], gains[arm, 1]
+            rotation = site_xmat[site].reshape(3, 3)
+            away = goal_position[arm] - site_xpos[site]
+            turn = orientation_error(goal_rotation[arm], rotation)
+            push = away * kp[:3] + -np.dot(full_position, qvel) * kd[:3]
+            twist = turn * kp[3:] + -np.dot(full_rotation, qvel) * kd[3:]
 
-    def begin(self) -> None:
-        """Start an episode: the present joint posture is the one the null space returns to."""
-        self._rest = self.data.qpos[self._qpos].copy()
-        self._fingers = np.zeros(len(self._finger_half))
-        self._goal_pos, self._goal_rot = np.zeros(3), np.eye(3)
-
-    @property
-    def memory(self) -> np.ndarray:
-        """What the controller carries from one control step to the next."""
-        return np.concatenate([self._rest, self._fingers])
-
-    @memory.setter
-    def memory(self, value: np.ndarray) -> None:
-        self._rest = np.array(value[: len(self._rest)])
-        self._fingers = np.array(value[len(self._rest) :])
-
-    @property
-    def position(self) -> np.ndarray:
-        """Where the grip site is, in the world frame `[3]`, metres."""
-        return cast(np.ndarray, self.data.site_xpos[self.site])
-
-    @property
-    def rotation(self) -> np.ndarray:
-        """The grip site's orientation in the world frame `[3, 3]`."""
-        return cast(np.ndarray, self.data.site_xmat[self.site]).reshape(3, 3)
-
-    def set_goal(self, action: np.ndarray) -> None:
-        """Take a new action: 6 arm dimensions, then the gripper's; site poses must be up to date."""
-        arm = action[:6]
-        if self.absolute:
-            self._goal_pos = arm[:3].copy()
-            self._goal_rot = rotation_matrix(arm[3:])
-        else:
-            base = np.asarray(self.data.site_xmat[self._base]).reshape(3, 3)
-            delta = np.clip(arm, -1.0, 1.0) * self._scale
-            self._goal_pos = self.position + base @ delta[:3]
-            self._goal_rot = base @ rotation_matrix(delta[3:]) @ base.T @ self.rotation
-        self._gripper.current_action = self._fingers
-        self._fingers = np.array(self._gripper.format_action(action[6:]))
-
-    def apply(self) -> None:
-        """Write this physics step's controls; between `mj_step1` and `mj_step2`."""
-        model, data = self.model, self.data
-        mujoco.mj_jacSite(model, data, self._jacobian_pos, self._jacobian_rot, self.site)
-        mujoco.mj_fullM(model, self._full_mass, data.qM)
-        jacobian, mass, velocity = self._jacobian, self._mass, data.qvel[self._qvel]
-
-        wanted = np.empty(6)
-        wanted[:3] = self._goal_pos - data.site_xpos[self.site]
-        turn = self._goal_rot @ self.rotation.T
-        wanted[3] = 0.5 * (turn[2, 1] - turn[1, 2])
-        wanted[4] = 0.5 * (turn[0, 2] - turn[2, 0])
-        wanted[5] = 0.5 * (turn[1, 0] - turn[0, 1])
-        wanted *= self._kp
-        wanted -= self._kd * (jacobian @ velocity)
-
-        inertia = jacobian @ _solve(mass, jacobian.T)
-        posture = _NULLSPACE_KP * (self._rest - data.qpos[self._qpos]) - _NULLSPACE_KD * velocity
-        wrench = -_solve(inertia, jacobian @ posture)
-        wrench[:3] += _solve(inertia[:3, :3], wanted[:3])
-        wrench[3:] += _solve(inertia[3:, 3:], wanted[3:])
-        torque = jacobian.T @ wrench + mass @ posture + data.qfrc_bias[self._qvel]
-        data.ctrl[self._arm_ctrl] = np.minimum(np.maximum(torque, self._low), self._high)
-        data.ctrl[self._finger_ctrl] = self._finger_middle + self._finger_half * self._fingers
-
-
-def _run(indices: Any) -> slice:
-    """Consecutive indices as a slice, which reads without copying."""
-    first, last = int(indices[0]), int(indices[-1])
-    if list(indices) != list(range(first, last + 1)):
-        raise RobopolicyError(f"The arm's joints must be consecutive in the model, got {list(indices)}.")
-    return slice(first, last + 1)
+            _, at_position, at_rotation, null = opspace_matrices(mass, jacobian, by_position, by_rotation)
+            wrench[:3], wrench[3:] = np.dot(at_position, push), np.dot(at_rotation, twist)
+            torque = np.dot(jacobian.T, wrench) + compensation
+            torque += nullspace_torques(mass, null, rest[arm], position, velocity, 10)
+            for i in range(n):
+                ctrl[actuators[arm, i]] = min(max(torque[i], limits[arm, i, 0]), limits[arm, i, 1])
+        mj_step2(model, data)
 
 
 def rotation_matrix(axis_angle: np.ndarray) -> np.ndarray:
@@ -132,13 +107,3 @@ def rotation_matrix(axis_angle: np.ndarray) -> np.ndarray:
     mujoco.mju_axisAngle2Quat(quaternion, axis_angle / angle if angle > 1e-12 else np.eye(3)[0], angle)
     mujoco.mju_quat2Mat(matrix, quaternion)
     return matrix.reshape(3, 3)
-
-
-def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """x in ``matrix @ x = right`` for a positive definite matrix; the least-norm x near a singularity."""
-    _, solution, failed = dposv(matrix, right)
-    if not failed:
-        return cast(np.ndarray, solution)
-    if not np.isfinite(matrix).all():
-        raise RobopolicyError("The simulation diverged: the arm's inertia is not finite.")
-    return np.asarray(np.linalg.pinv(matrix) @ right)

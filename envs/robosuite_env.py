@@ -11,74 +11,95 @@ from typing import Any, Literal
 
 import numpy as np
 
+from envs.robosuite_spec import PROPRIOCEPTION, Controller, make_spec
 from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy.env import Expert, Observation, RobotEnv
 from robopolicy.errors import ConfigError, RobopolicyError, SpecMismatch, unknown
 from robopolicy.registry import parse, register
-from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
 
-_OBJECTS = {"Lift": "cube_main", "PickPlaceCan": "Can_main", "NutAssemblySquare": "SquareNut_main"}
-_PROPRIOCEPTION: dict[str, ObservationSpec] = {
-    "robot0_eef_pos": ObservationSpec(shape=(3,), unit="m", frame="world", group="proprioception"),
-    "robot0_eef_quat": ObservationSpec(
-        shape=(4,), rotation="quat_xyzw", frame="world", group="proprioception"
-    ),
-    "robot0_eef_quat_site": ObservationSpec(
-        shape=(4,), rotation="quat_xyzw", frame="world", group="proprioception"
-    ),
-    "robot0_gripper_qpos": ObservationSpec(shape=(2,), unit="m", group="proprioception"),
-    "robot0_joint_pos": ObservationSpec(shape=(7,), unit="rad", group="proprioception"),
-    "robot0_joint_vel": ObservationSpec(shape=(7,), unit="rad/s", group="proprioception"),
-}
 _PHYSICS_HZ = 500
-_XYZW = np.array([1, 2, 3, 0])
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Suite:
+    """What a robosuite task is about."""
+
+    object: str
+    """The body that the task's expert handles."""
+    robots: int = 1
+    written_out: bool = False
+    """Whether `EndOfStep` computes `object-state` itself."""
+    placed: tuple[str, ...] = ()
+    """Bodies that a reset moves in the model, not in the state."""
+
+
+_TASKS = {
+    "Lift": _Suite(object="cube_main", written_out=True),
+    "PickPlaceCan": _Suite(object="Can_main", written_out=True),
+    "NutAssemblySquare": _Suite(object="SquareNut_main", written_out=True),
+    "Door": _Suite(object="Door_main", placed=("Door_main",)),
+    "Stack": _Suite(object="cubeA_main"),
+    "TwoArmLift": _Suite(object="pot_root", robots=2),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobosuiteConfig:
-    """A robosuite task and how its arm is commanded."""
+    """A robosuite task and how its arms are commanded."""
 
-    task: Literal["Lift", "PickPlaceCan", "NutAssemblySquare"] = "Lift"
+    task: Literal["Lift", "PickPlaceCan", "NutAssemblySquare", "Door", "Stack", "TwoArmLift"] = "Lift"
     robot: Literal["Panda"] = "Panda"
     control_hz: int = 20
-    controller: Literal["delta", "absolute"] = "delta"
-    """"delta": change of the grip site's pose, +-1 is 5 cm and 0.5 rad; "absolute": its pose in the world."""
+    controller: Controller = "delta"
+    """"delta": change of the grip site's pose, +-1 is 5 cm and 0.5 rad; "absolute": its pose in the world;
+    "joint_delta": change of the joints, +-1 is 0.05 rad, by robosuite's own controller, which is slower."""
     proprioception: tuple[str, ...] = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
     """`robot0_eef_quat` is the hand's orientation, as in robosuite's datasets; `robot0_eef_quat_site` is
     that of the grip site, which absolute actions command."""
+    observe: Literal["end", "stock"] = "end"
+    """"end": observation, reward and success of the state at the end of the step; "stock": exactly what
+    robosuite returns, in which poses are older than joint positions (see `StockObservables`)."""
+    engine: Literal["fast", "stock"] = "fast"
+    """"fast": the control step is compiled, where that is possible; "stock": robosuite's own `step`."""
 
     def __post_init__(self) -> None:
         if self.control_hz < 1 or _PHYSICS_HZ % self.control_hz:
             raise ConfigError(f"control_hz must divide {_PHYSICS_HZ}, got {self.control_hz}.")
-        if self.task not in _OBJECTS:
-            raise ConfigError(unknown("robosuite task", self.task, _OBJECTS))
+        if self.task not in _TASKS:
+            raise ConfigError(unknown("robosuite task", self.task, _TASKS))
+        robots = _TASKS[self.task].robots
+        valid = [key for key in PROPRIOCEPTION if int(key[5]) < robots]
         for key in self.proprioception:
-            if key not in _PROPRIOCEPTION:
-                raise ConfigError(unknown("proprioception key", key, _PROPRIOCEPTION))
+            if key not in valid:
+                raise ConfigError(unknown("proprioception key", key, valid))
 
 
 @register("env", "robosuite")
 class RobosuiteEnv(RobotEnv):
-    """Lift, PickPlaceCan or NutAssemblySquare.
+    """A robosuite task: its models, placements, resets, rewards and success rules, with fast control steps.
 
-    Observations are computed from the state at the end of the step, so they depend on nothing else:
-    robosuite's own lag by one physics step, and its relative object poses by one control step. The sign of
-    a relative quaternion is continuous in time instead of jumping where its real part changes sign.
+    By default observations are computed from the state at the end of the step, so they depend on nothing
+    else: robosuite's own poses lag by one physics step, and its relative object poses by one control step.
+    The sign of a relative quaternion is continuous in time instead of jumping where its real part changes
+    sign. ``observe: stock`` reproduces robosuite's observations and rewards instead, lag included.
     """
 
     def __init__(self, config: RobosuiteConfig, *, task: Task) -> None:
         self.config, self.task = config, task
         mujoco, suite = _import_robosuite()
+        from envs.rendering import Renderer
+        from envs.robosuite_control import Control, FastControl, GripSite, StockControl, not_covered
+        from envs.robosuite_observations import EndOfStep, StockObservables
+
         self._mujoco = mujoco
-        settings = suite.load_composite_controller_config(robot=config.robot)
-        if config.controller == "absolute":
-            settings["body_parts"]["right"].update(input_type="absolute", input_ref_frame="world")
+        about = _TASKS[config.task]
         # The seed decides what is drawn once for ever (the size of Lift's cube); a soft reset keeps it.
         self._suite = suite.make(
             config.task,
-            robots=config.robot,
-            controller_configs=settings,
+            robots=[config.robot] * about.robots,
+            controller_configs=[_controller(config, suite) for _ in range(about.robots)],
             control_freq=config.control_hz,
             has_renderer=False,
             has_offscreen_renderer=False,
@@ -89,23 +110,36 @@ class RobosuiteEnv(RobotEnv):
             lite_physics=True,
             seed=0,
         )
-        for name in self._suite.observation_names:
-            self._suite.modify_observable(name, "enabled", False)
         self._model, self._data = self._suite.sim.model._model, self._suite.sim.data._data
-        self._substeps = _PHYSICS_HZ // config.control_hz
-        from envs.osc import OperationalSpaceController
-        from envs.rendering import Renderer
-
-        robot = self._suite.robots[0]
-        self.arm = OperationalSpaceController(robot, self._model, self._data)
+        self._end = EndOfStep(self._suite, config.proprioception, about.object if about.written_out else None)
+        self._stock = (
+            StockObservables(self._suite, config.proprioception) if config.observe == "stock" else None
+        )
+        if self._stock is None:
+            for name in self._suite.observation_names:
+                self._suite.modify_observable(name, "enabled", False)
+        reason = not_covered(self._suite)
+        if reason is not None and config.engine == "fast":
+            _logger.warning("%s steps at robosuite's own speed: %s.", task.name, reason)
+        self.engine = "stock" if reason is not None else config.engine
+        self._control: Control
+        if self.engine == "fast":
+            self._control = FastControl(self._suite, _PHYSICS_HZ // config.control_hz)
+        else:
+            self._control = StockControl(self._suite)
+        self.arm = GripSite(self._suite.robots[0], self._model, self._data)
         self._renderer = Renderer(self._model, hidden_groups=(0,))
-        self._hand = int(self._model.body(robot.robot_model.eef_name["right"]).id)
-        self._object = int(self._model.body(_OBJECTS[config.task]).id)
-        self._fingers = np.array(robot._ref_gripper_joint_pos_indexes["right"])
-        self._joints = np.array(robot._ref_joint_pos_indexes)
-        self._joint_velocities = np.array(robot._ref_joint_vel_indexes)
+        self._object = int(self._model.body(about.object).id)
+        self._placed = [int(self._model.body(name).id) for name in about.placed]
         cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
-        self.robot_spec = _spec(config, camera_specs(task, cameras))
+        self.robot_spec = make_spec(
+            config.proprioception,
+            config.controller,
+            robots=about.robots,
+            object_size=len(self._end.object_state()),
+            images=camera_specs(task, cameras),
+            control_hz=config.control_hz,
+        )
         self.observation_space, self.action_space = spaces_of(self.robot_spec)
         self._ready = False
 
@@ -128,13 +162,13 @@ class RobosuiteEnv(RobotEnv):
         # Placement samplers and initial joint noise share this generator, so it is reseeded in place.
         self._suite.rng.bit_generator.state = np.random.default_rng(episode).bit_generator.state
         self._suite.reset()
-        self.arm.begin()
+        self._control.begin(reset=True)
         self._ready = True
         self._mujoco.mj_kinematics(self._model, self._data)
         return self._observe(), {"success": bool(self._suite._check_success())}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Hold one action `[7]` for a control step.
+        """Hold one action `[Da]` for a control step.
 
         Raises:
             SpecMismatch: an action of another shape or with values that are not finite.
@@ -143,17 +177,17 @@ class RobosuiteEnv(RobotEnv):
         if not self._ready:
             raise RobopolicyError("Call reset() before step().")
         action = checked(action, self.robot_spec.action)
-        model, data = self._model, self._data
-        for substep in range(self._substeps):
-            self._mujoco.mj_step1(model, data)
-            if substep == 0:
-                self.arm.set_goal(action)
-            self.arm.apply()
-            self._mujoco.mj_step2(model, data)
-        self._mujoco.mj_kinematics(model, data)
+        self._control.step(action)
+        if self._stock is None:
+            self._mujoco.mj_kinematics(self._model, self._data)
+        elif self.engine == "fast":
+            self._stock.sample()
+        observation = self._observe()
         reward = float(self._suite.reward(action))
         success = bool(self._suite._check_success())
-        return self._observe(), reward, False, False, {"success": success}
+        if self._stock is not None:  # for the next goal, and whoever looks at the simulation
+            self._mujoco.mj_kinematics(self._model, self._data)
+        return observation, reward, False, False, {"success": success}
 
     def render_frame(self, camera: str = "", size: int = 256) -> np.ndarray:
         """A uint8 `[size, size, 3]` picture; the default camera is the task's `video_camera`."""
@@ -162,17 +196,21 @@ class RobosuiteEnv(RobotEnv):
         return self._renderer.picture(self._data, camera or self.task.video_camera or "agentview", size)
 
     def expert(self, seed: int, settings: Mapping[str, Any]) -> Expert:
-        """A scripted expert; `settings` are the fields of `envs.experts.ExpertConfig`."""
+        """A scripted expert; `settings` are the fields of `envs.experts.ExpertConfig`.
+
+        Raises:
+            MissingCapability: nobody wrote one for this task, or for actions that move joints.
+        """
         from envs import experts
 
         return experts.make(self, parse(experts.ExpertConfig, settings, "expert"), seed)
 
     def get_state(self) -> np.ndarray:
-        """MuJoCo's integration state followed by what the controller remembers, float64 `[S]`."""
+        """MuJoCo's integration state and what control, placement and observation remember, float64 `[S]`."""
         kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         state = np.empty(self._mujoco.mj_stateSize(self._model, kind))
         self._mujoco.mj_getState(self._model, self._data, state, kind)
-        return np.concatenate([state, self.arm.memory])
+        return np.concatenate([state, *self._memories()])
 
     def set_state(self, state: np.ndarray) -> Observation:
         """Go to a state from `get_state`; stepping on from it repeats the original exactly.
@@ -184,22 +222,31 @@ class RobosuiteEnv(RobotEnv):
         """
         kinds = self._mujoco.mjtState
         kind, recorded = kinds.mjSTATE_INTEGRATION, kinds.mjSTATE_PHYSICS | kinds.mjSTATE_TIME
-        size, memory = self._mujoco.mj_stateSize(self._model, kind), len(self.arm.memory)
+        size = self._mujoco.mj_stateSize(self._model, kind)
+        sizes = [len(memory) for memory in self._memories()]
         short = self._mujoco.mj_stateSize(self._model, recorded)
-        if state.shape not in ((size + memory,), (short,)):
+        if state.shape not in ((size + sum(sizes),), (short,)):
             raise SpecMismatch(
-                f"A state of {self.config.task} is [{size + memory}], or [{short}] as robosuite records it; "
-                f"got {list(state.shape)}."
+                f"A state of {self.config.task} is [{size + sum(sizes)}], "
+                f"or [{short}] as robosuite records it; got {list(state.shape)}."
             )
         begins = len(state) == short
         values = np.ascontiguousarray(state[: short if begins else size], np.float64)
         self._mujoco.mj_setState(self._model, self._data, values, recorded if begins else kind)
-        if begins:
-            self.arm.begin()
-        else:
-            self.arm.memory = state[size:]
         self._ready = True
+        if not begins:
+            control, placed, observed = np.split(state[size:], np.cumsum(sizes)[:2])
+            self._control.memory = control
+            poses = placed.reshape(-1, 7)
+            self._model.body_pos[self._placed], self._model.body_quat[self._placed] = np.split(poses, [3], 1)
         self._mujoco.mj_kinematics(self._model, self._data)
+        if begins:
+            self._control.begin(reset=False)
+        if self._stock is not None:
+            if begins:
+                self._stock.begin()
+            else:
+                self._stock.memory = observed
         return self._observe()
 
     def close(self) -> None:
@@ -207,82 +254,27 @@ class RobosuiteEnv(RobotEnv):
         self._renderer.close()
 
     def _observe(self) -> Observation:
-        data = self._data
-        position, hand = self.arm.position, data.xquat[self._hand]
-        found: dict[str, np.ndarray] = {}
-        for key in self.config.proprioception:
-            if key == "robot0_eef_pos":
-                value = position
-            elif key == "robot0_eef_quat":
-                value = hand[_XYZW]
-            elif key == "robot0_eef_quat_site":
-                value = self._site_quaternion()[_XYZW]
-            elif key == "robot0_gripper_qpos":
-                value = data.qpos[self._fingers]
-            elif key == "robot0_joint_pos":
-                value = data.qpos[self._joints]
-            else:
-                value = data.qvel[self._joint_velocities]
-            found[key] = value.astype(np.float32)
-        found["object-state"] = self._object_state(position, hand).astype(np.float32)
+        found = self._end.read() if self._stock is None else self._stock.read()
         for camera in self.task.cameras:
             found[f"{camera}_image"] = self.render_frame(camera, self.task.image_size)
         return found
 
-    def _object_state(self, position: np.ndarray, hand: np.ndarray) -> np.ndarray:
-        where, turned = self._data.xpos[self._object], self._data.xquat[self._object]
-        if self.config.task == "Lift":
-            return np.concatenate([where, turned[_XYZW], where - position])
-        inverse, nearby, relative = np.empty(4), np.empty(3), np.empty(4)
-        self._mujoco.mju_negQuat(inverse, hand)
-        self._mujoco.mju_rotVecQuat(nearby, where - position, inverse)
-        self._mujoco.mju_mulQuat(relative, inverse, turned)
-        return np.concatenate([nearby, relative[_XYZW], where, turned[_XYZW]])
-
-    def _site_quaternion(self) -> np.ndarray:
-        site = self.arm.site
-        body = self._data.xquat[self._model.site_bodyid[site]]
-        # A product of quaternions, because one read from the rotation matrix would change sign at random.
-        quaternion = np.empty(4)
-        self._mujoco.mju_mulQuat(quaternion, body, self._model.site_quat[site])
-        return quaternion
+    def _memories(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        model, placed = self._model, self._placed
+        poses = np.concatenate([model.body_pos[placed], model.body_quat[placed]], axis=1).ravel()
+        return self._control.memory, poses, np.zeros(0) if self._stock is None else self._stock.memory
 
 
-def _spec(config: RobosuiteConfig, images: Mapping[str, ObservationSpec]) -> Spec:
-    observations = {key: _PROPRIOCEPTION[key] for key in config.proprioception}
-    size = 10 if config.task == "Lift" else 14
-    observations["object-state"] = ObservationSpec(shape=(size,), frame="world", group="object")
-    observations.update(images)
-    names = ("x", "y", "z", "rx", "ry", "rz", "gripper")
-    gripper = ActionPart(kind="gripper", size=1)
-    if config.controller == "delta":
-        position = ActionPart(kind="position", size=3)
-        rotation = ActionPart(kind="rotation", size=3, rotation="axis_angle")
-        low, high, unit = (-1.0,) * 7, (1.0,) * 7, "5 cm and 0.5 rad"
-    else:
-        position = ActionPart(kind="position", size=3, reference=_listed("robot0_eef_pos", observations))
-        rotation = ActionPart(
-            kind="rotation",
-            size=3,
-            rotation="axis_angle",
-            reference=_listed("robot0_eef_quat_site", observations),
-        )
-        low, high = (-1.0, -1.0, 0.5, -4.0, -4.0, -4.0, -1.0), (1.0, 1.0, 1.5, 4.0, 4.0, 4.0, 1.0)
-        unit = "m and rad"
-    action = ActionSpec(
-        names=names,
-        low=low,
-        high=high,
-        representation="ee_delta" if config.controller == "delta" else "ee_pose",
-        unit=unit,
-        gripper="-1 open, +1 closed",
-        parts=(position, rotation, gripper),
-    )
-    return Spec(observations=observations, action=action, control_hz=float(config.control_hz))
-
-
-def _listed(key: str, observations: Mapping[str, ObservationSpec]) -> str | None:
-    return key if key in observations else None
+def _controller(config: RobosuiteConfig, suite: Any) -> dict[str, Any]:
+    """robosuite's settings of one robot's controllers."""
+    settings: dict[str, Any] = suite.load_composite_controller_config(robot=config.robot)
+    arm = settings["body_parts"]["right"]
+    if config.controller == "absolute":
+        arm.update(input_type="absolute", input_ref_frame="world")
+    elif config.controller == "joint_delta":
+        joints = suite.load_part_controller_config(default_controller="JOINT_POSITION")
+        settings["body_parts"]["right"] = {**joints, "gripper": arm["gripper"]}
+    return settings
 
 
 @functools.cache

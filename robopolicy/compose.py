@@ -182,7 +182,8 @@ def _check_key(
             raise ConfigError(f"{override.key_or_group!r} cannot be set: {above} is {node!r}.")
         if part not in node.keys():  # noqa: SIM118 - `in` denies keys whose value is missing
             if depth:
-                raise ConfigError(unknown(f"key of {above}", part, map(str, node)))
+                hint = f" A setting that the yaml leaves at its default is given as +{override.input_line}."
+                raise ConfigError(unknown(f"key of {above}", part, map(str, node)) + hint)
             if part in groups:
                 what = f"{override.key_or_group!r} cannot be set: no {part} is chosen"
                 raise ConfigError(f"{what}. Valid: {', '.join(options(part, directory))}.")

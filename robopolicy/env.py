@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from robopolicy.errors import MissingCapability
-from robopolicy.registry import build
+from robopolicy.registry import build, parse
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
@@ -34,6 +34,10 @@ class RobotEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
     """
 
     robot_spec: Spec
+    routes: tuple[str, ...] = ()
+    """Names of the ways an episode can go, where the task has several equally good ones."""
+    reset_options: frozenset[str] = frozenset()
+    """Keys of `options` that `reset` understands."""
 
     def render_frame(self, camera: str = "", size: int = 256) -> np.ndarray:
         """A uint8 `[size, size, 3]` picture."""
@@ -42,6 +46,10 @@ class RobotEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
     def expert(self, seed: int, settings: Mapping[str, Any]) -> Expert:
         """A scripted expert for the episode that was just reset."""
         raise MissingCapability(f"{type(self).__name__} has no scripted expert.")
+
+    def route(self, episode: Mapping[str, np.ndarray]) -> str | None:
+        """Which of `routes` an episode took, from its observations `[T, ...]`; None if it ended too early."""
+        raise MissingCapability(f"{type(self).__name__} does not tell routes apart.")
 
     def get_state(self) -> np.ndarray:
         """The full simulator state `[S]`, for exact replay."""
@@ -53,7 +61,10 @@ class RobotEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
 
 
 def make_env(task: Task) -> RobotEnv:
-    """The environment of a task. Its class takes ``(config, *, task)``."""
+    """The environment of a task, behind its perturbations. Its class takes ``(config, *, task)``."""
+    from robopolicy.perturbation import Perturbation, perturbed
+
+    perturbations = [parse(Perturbation, values, "task.perturb") for values in task.perturb]
     env = build("env", task.env, task=task)
     assert isinstance(env, RobotEnv)
-    return env
+    return perturbed(env, perturbations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -150,5 +151,8 @@ def _serve(pipe: Connection, memory: Any, layout: Any, task: Task, lanes: Sequen
 
 def serve(module: str, *arguments: Any) -> None:
     """Be a worker: import the environment's module, build a shard, and answer messages until told to stop."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the parent's to handle: it may still need this one
     importlib.import_module(module)  # registers the environment in a fresh interpreter
     _serve(*arguments)

@@ -36,7 +36,10 @@ PLUGIN_GROUP = "robopolicy.plugins"
 _HOMES: dict[str, str] = {
     "policy": "robopolicy.policies",
     "network": "robopolicy.networks",
+    "encoder": "robopolicy.networks",
+    "text_encoder": "robopolicy.networks",
     "sampler": "robopolicy.diffusion",
+    "method": "robopolicy.rl",
 }
 
 _entries: dict[str, dict[str, type]] = {}

@@ -6,21 +6,26 @@ t-(To-1) .. t-(To-1)+Tp-1, and rows ``[To-1 : To-1+Ta]`` of that prediction are 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from robopolicy.errors import ConfigError
 from robopolicy.seeding import derive
 from robopolicy.spec import Spec
-from robopolicy.vector import ChunkStep, LaneVectorEnv
+from robopolicy.vector import ChunkStep, LaneVectorEnv, WorkerError
 
 if TYPE_CHECKING:
     import torch
 
     from robopolicy.policies.policy import Policy
+
+
+MOST_LOSSES = 3
+"""Runs of one episode that may end with the death of their worker process."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class LaneView:
     """Episode seed of each lane, int64 `[B]`."""
     time: np.ndarray
     """Steps already executed in each lane's episode, int64 `[B]`."""
+    instruction: str = ""
+    """The task's."""
 
 
 class Actor(Protocol):
@@ -55,7 +62,7 @@ class ChunkTransition:
     observation: dict[str, np.ndarray]
     """`[B, To, ...]` before the chunk."""
     next_observation: dict[str, np.ndarray]
-    """`[B, To, ...]` after it: the final one where an episode ended."""
+    """`[B, To, ...]` after it: the final one where an episode ended, the old one where it was lost."""
     step: ChunkStep
 
 
@@ -85,7 +92,7 @@ class ChunkRunner:
     @property
     def view(self) -> LaneView:
         """What an actor may see now."""
-        return LaneView(self.observation, self.seeds, self.time)
+        return LaneView(self.observation, self.seeds, self.time, self.envs.task.instruction)
 
     def step(self, chunk: np.ndarray | None, active: np.ndarray | None = None) -> ChunkTransition:
         """Execute a chunk `[B, Ta, Da]` (None: the scripted experts act)."""
@@ -131,12 +138,15 @@ def run_episodes(
     The policy's batch is always B, and which lane plays which episode depends only on earlier episodes'
     lengths, so results do not depend on the number of worker processes.
 
+    An episode that is lost with its worker process is run again from its start.
+
     Args:
         record: keep each episode's arrays.
         stop: called with every finished episode; True stops handing out new ones.
 
     Raises:
         SpecMismatch: the environments lack what the actor needs.
+        WorkerError: an episode was lost again and again.
     """
     if actor.spec is not None:
         actor.spec.require(envs.robot_spec)
@@ -144,12 +154,16 @@ def run_episodes(
     current: list[Episode | None] = [None] * envs.num_envs
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in current]
     waiting = iter(enumerate(seeds))
+    again: list[tuple[int, int]] = []
+    losses: Counter[int] = Counter()
     stopped = False
     while True:
         fresh = np.zeros(envs.num_envs, bool)
         lane_seeds = np.maximum(runner.seeds, 0)
         for lane in range(envs.num_envs):
-            entry = None if stopped or current[lane] else next(waiting, None)
+            entry = None
+            if current[lane] is None:
+                entry = again.pop() if again else None if stopped else next(waiting, None)
             if entry is not None:
                 current[lane] = Episode(index=entry[0], seed=entry[1])
                 fresh[lane], lane_seeds[lane] = True, entry[1]
@@ -165,6 +179,16 @@ def run_episodes(
         for lane in np.flatnonzero(active):
             episode, count = current[lane], int(step.steps[lane])
             assert episode is not None
+            if step.lost[lane]:
+                losses[episode.index] += 1
+                if losses[episode.index] >= MOST_LOSSES:
+                    raise WorkerError(
+                        f"Episode seed {episode.seed} of task {envs.task.name} was lost {MOST_LOSSES} times: "
+                        "the worker process that ran it, and perhaps other lanes, died."
+                    )
+                again.append((episode.index, episode.seed))
+                current[lane], parts[lane] = None, []
+                continue
             success = step.success[lane, :count]
             if success.any() and not episode.success:
                 episode.success = True
@@ -227,11 +251,17 @@ class ReplayActor:
 
 
 class PolicyActor:
-    """A policy with one random generator per lane, seeded by the lane's episode."""
+    """A policy with one random generator per lane, seeded by the lane's episode; its texts are the task's.
 
-    def __init__(self, policy: Policy, action_horizon: int | None = None) -> None:
+    Args:
+        repetition: other numbers give other noise in the same episodes.
+    """
+
+    def __init__(self, policy: Policy, action_horizon: int | None = None, repetition: int = 0) -> None:
         self.policy = policy
+        self._texts = [key for key, o in policy.spec.observations.items() if o.kind == "text"]
         self.spec: Spec | None = policy.spec
+        self._purpose = f"noise {repetition}" if repetition else "noise"
         self.obs_horizon = policy.obs_horizon
         self.action_horizon = action_horizon or policy.action_horizon
         if self.obs_horizon - 1 + self.action_horizon > policy.pred_horizon:
@@ -248,8 +278,11 @@ class PolicyActor:
         while len(self._generators) < len(view.seeds):
             self._generators.append(torch.Generator(self.policy.device))
         for lane in np.flatnonzero(view.time == 0):
-            self._generators[lane].manual_seed(derive(int(view.seeds[lane]), "noise"))
-        observation = {key: view.observation[key] for key in self.policy.spec.observations}
+            self._generators[lane].manual_seed(derive(int(view.seeds[lane]), self._purpose))
+        observation: dict[str, Any] = {
+            key: [view.instruction] * len(view.seeds) if key in self._texts else view.observation[key]
+            for key in self.policy.spec.observations
+        }
         sample = self.policy.sample(observation, generator=self._generators[: len(view.seeds)])
         start = self.obs_horizon - 1
         return np.asarray(sample.actions[:, 0, start : start + self.action_horizon], np.float32)

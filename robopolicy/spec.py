@@ -15,6 +15,10 @@ from robopolicy.registry import parse, plain
 Kind = Literal["state", "image", "text"]
 PartKind = Literal["position", "rotation", "gripper", "joint", "other"]
 Rotation = Literal["axis_angle", "quat_xyzw", "quat_wxyz", "rot6d"]
+INSTRUCTION = "instruction"
+"""The text observation that a task or a store's episodes provide, not an environment."""
+GOAL = "goal/"
+"""Prefix of observations that tell what another should become: ``goal/position`` is of ``position``."""
 ROTATION_SIZE: dict[str, int] = {"axis_angle": 3, "quat_xyzw": 4, "quat_wxyz": 4, "rot6d": 6}
 
 
@@ -37,6 +41,10 @@ class ObservationSpec:
             raise ConfigError(f"An image is uint8 [H, W, C], got {self.dtype} {list(self.shape)}.")
         if self.rotation is not None and self.shape != (ROTATION_SIZE[self.rotation],):
             raise ConfigError(f"rotation={self.rotation} needs shape [{ROTATION_SIZE[self.rotation]}].")
+
+
+TEXT = ObservationSpec(shape=(), dtype="str", kind="text", group="instruction")
+"""The spec of a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +140,15 @@ class Spec:
         )
 
     def differences(self, provided: Spec) -> list[str]:
-        """Why a provider with spec `provided` cannot serve what this spec asks for; empty if it can."""
+        """Why a provider with spec `provided` cannot serve what this spec asks for; empty if it can.
+
+        An instruction is not the provider's: it comes with the task, or with a store's episodes.
+        """
         found = []
         for key, wanted in self.observations.items():
             offered = provided.observations.get(key)
+            if offered is None and key == INSTRUCTION:
+                continue
             if offered is None:
                 found.append(
                     f"observation {key!r}: missing (given: {', '.join(sorted(provided.observations))})"

@@ -30,6 +30,8 @@ class Task:
     """Camera for videos (the environment's own default when empty)."""
     expert: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the scripted expert (mode, noise, ...)."""
+    perturb: tuple[Mapping[str, Any], ...] = ()
+    """What goes wrong, as `robopolicy.perturbation.Perturbation`: name, level, group."""
 
     def __post_init__(self) -> None:
         if self.horizon < 1:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -23,9 +24,12 @@ from robopolicy.errors import ConfigError, RobopolicyError
 from robopolicy.lanes import Buffers, FrameHook, Shard, layout_of, serve
 from robopolicy.task import Task
 
+MOST_DEATHS = 3
+"""Deaths of a worker, without a chunk that it finished in between, after which it is not restarted."""
+
 
 class WorkerError(RobopolicyError, RuntimeError):
-    """An environment worker failed or died."""
+    """An environment worker failed, or died again and again."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,18 @@ class ChunkStep:
     success: np.ndarray
     """After each step, bool `[B, Ta]`."""
     steps: np.ndarray
-    """Steps executed, `[B]`; 0 for lanes that were idle."""
+    """Steps executed, `[B]`; 0 for lanes that were idle or lost."""
     terminated: np.ndarray
     truncated: np.ndarray
+    lost: np.ndarray
+    """Active lanes, `[B]`, whose worker process died since their last reset: their episode is gone."""
 
 
 class LaneVectorEnv(VectorEnv):
     """B lanes of one task as a ``gymnasium.vector.VectorEnv`` that never resets by itself.
+
+    A worker process that dies (out of memory, a crashed simulator) is started again; the episodes of its
+    lanes are lost, which `step_chunk` reports.
 
     Args:
         task: the task; its horizon and `success_hold` end episodes.
@@ -78,30 +87,26 @@ class LaneVectorEnv(VectorEnv):
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
         self._parts: list[list[int]] = []
-        arguments = (layout, task)
-        module = type(probe).__module__
+        self._lost = np.zeros(lanes, bool)
+        module = type(probe.unwrapped).__module__
         probe.close()
         if workers == 0:
             self._buffers = Buffers(bytearray(Buffers.size(layout)), layout)
             self._shard = Shard(task, range(lanes), self._buffers, None if hold < 0 else hold)
             return
-        context = multiprocessing.get_context("spawn")
-        memory = context.RawArray("b", Buffers.size(layout))
+        self._context = multiprocessing.get_context("spawn")
+        memory = self._context.RawArray("b", Buffers.size(layout))
         self._buffers = Buffers(memory, layout)
-        for worker in range(self.workers):
-            part = list(range(worker, lanes, self.workers))
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=serve,
-                args=(module, theirs, memory, *arguments, part, None if hold < 0 else hold),
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
+        self._arguments = (module, memory, layout, task, None if hold < 0 else hold)
+        self._parts = [list(range(worker, lanes, self.workers)) for worker in range(self.workers)]
+        self._deaths = [0] * self.workers
+        for part in self._parts:
+            process, pipe = self._start(part)
             self._processes.append(process)
-            self._pipes.append(ours)
-            self._parts.append(part)
-        self._collect_replies(range(len(self._pipes)))
+            self._pipes.append(pipe)
+        for worker in range(self.workers):
+            if not self._answered(worker):
+                self._give_up(worker, f"its process ended at the start (exit code {self._exit_code(worker)})")
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -125,9 +130,11 @@ class LaneVectorEnv(VectorEnv):
         if len(seeds) != self.num_envs or mask.shape != (self.num_envs,):
             raise ConfigError(f"reset needs one seed and one mask entry for each of {self.num_envs} lanes.")
         chosen = {lane: int(seeds[lane]) for lane in np.flatnonzero(mask).tolist()}
-        self._call(
-            "reset", [({lane: chosen[lane] for lane in part if lane in chosen},) for part in self._all]
-        )
+        seeds_of = [{lane: chosen[lane] for lane in part if lane in chosen} for part in self._all]
+        died = self._call("reset", [(given,) for given in seeds_of])
+        while died:  # nothing is lost by resetting again
+            died = self._call("reset", [(seeds_of[w] if w in died else {},) for w in range(len(seeds_of))])
+        self._lost &= ~mask
         return {k[6:]: v.copy() for k, v in self.arrays.items() if k.startswith("first/")}, {}
 
     def step_chunk(
@@ -151,7 +158,8 @@ class LaneVectorEnv(VectorEnv):
             raise ConfigError(f"A chunk is 1 to {self.chunk} steps long here, got {length}.")
         if actions is not None:
             arrays["action"][:, :length] = actions
-        lanes = np.arange(self.num_envs) if active is None else np.flatnonzero(active)
+        chosen = np.ones(self.num_envs, bool) if active is None else np.asarray(active, bool)
+        lanes = np.flatnonzero(chosen & ~self._lost)
         if actions is not None and not np.isfinite(actions[lanes]).all():
             raise ConfigError(f"An action for task {self.task.name} is not finite.")
         for name in ("steps", "terminated", "truncated"):
@@ -168,6 +176,7 @@ class LaneVectorEnv(VectorEnv):
             steps=arrays["steps"].copy(),
             terminated=arrays["terminated"].copy(),
             truncated=arrays["truncated"].copy(),
+            lost=self._lost & chosen,
         )
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -194,27 +203,79 @@ class LaneVectorEnv(VectorEnv):
     def _all(self) -> list[list[int]]:
         return self._parts or [list(range(self.num_envs))]
 
-    def _call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> None:
+    def _call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> set[int]:
+        """Give every worker its part of a job; returns those that died doing it (started again by then)."""
         if self._shard is not None:
             getattr(self._shard, verb)(*arguments[0])
-            return
-        busy = []
+            return set()
+        busy, died = [], set()
         for worker, (pipe, argument) in enumerate(zip(self._pipes, arguments, strict=True)):
             if argument[0]:
-                pipe.send((verb, argument))
-                busy.append(worker)
-        self._collect_replies(busy)
+                try:
+                    pipe.send((verb, argument))
+                except OSError:  # died since the last job
+                    died.add(worker)
+                else:
+                    busy.append(worker)
+        for worker in busy:
+            if not self._answered(worker):
+                died.add(worker)
+            elif verb == "step":
+                self._deaths[worker] = 0
+        for worker in sorted(died):
+            self._restart(worker)
+        return died
 
-    def _collect_replies(self, workers: Sequence[int]) -> None:
-        for worker in workers:
-            try:
-                failure = self._pipes[worker].recv()
-            except (EOFError, ConnectionError):
-                self._processes[worker].join(1)  # the exit code is there only after the process was reaped
-                code = self._processes[worker].exitcode
-                failure = f"its process ended (exit code {code}); out of memory is the usual cause"
-            if failure is not None:
-                self.close()
-                if isinstance(failure, RobopolicyError):
-                    raise failure
-                raise WorkerError(f"Environment worker {worker} failed on task {self.task.name}:\n{failure}")
+    def _start(self, part: list[int]) -> tuple[Any, Connection]:
+        module, memory, layout, task, hold = self._arguments
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=serve, args=(module, theirs, memory, layout, task, part, hold), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def _restart(self, worker: int) -> None:
+        part = self._parts[worker]
+        self._deaths[worker] += 1
+        reason = f"its process ended (exit code {self._exit_code(worker)}); out of memory is the usual cause"
+        if self._deaths[worker] >= MOST_DEATHS:
+            self._give_up(worker, f"{reason}. It was started again {self._deaths[worker] - 1} times")
+        warnings.warn(
+            f"Environment worker {worker} of task {self.task.name}: {reason}. It is started again; "
+            f"{len(part)} episodes are lost.",
+            stacklevel=3,
+        )
+        self._pipes[worker].close()
+        self._processes[worker], self._pipes[worker] = self._start(part)
+        if not self._answered(worker):
+            self._give_up(worker, f"{reason}. Started again, it ended at once")
+        self._lost[part] = True
+        for name in ("steps", "terminated", "truncated"):
+            self.arrays[name][part] = 0
+
+    def _answered(self, worker: int) -> bool:
+        """Wait for a worker's answer; False if it died.
+
+        Raises:
+            WorkerError: its job raised.
+        """
+        try:
+            failure = self._pipes[worker].recv()
+        except (EOFError, ConnectionError):
+            return False
+        if failure is not None:
+            self._give_up(worker, failure)
+        return True
+
+    def _exit_code(self, worker: int) -> int | None:
+        self._processes[worker].join(1)  # the exit code is there only after the process was reaped
+        code: int | None = self._processes[worker].exitcode
+        return code
+
+    def _give_up(self, worker: int, failure: RobopolicyError | str) -> NoReturn:
+        self.close()
+        if isinstance(failure, RobopolicyError):
+            raise failure
+        raise WorkerError(f"Environment worker {worker} failed on task {self.task.name}:\n{failure}")

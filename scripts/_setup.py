@@ -26,7 +26,7 @@ STAMP = VENV / "robopolicy-setup"  # "unfinished", then a fingerprint of what is
 LOG = VENV / "install.log"
 WINDOWS = os.name == "nt"
 PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
-EXTRAS = ("dev", "metaworld")
+EXTRAS = ("dev", "metaworld", "ros", "ur")
 SUPPORTED = ((3, 12), (3, 11))
 TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 

@@ -14,6 +14,7 @@ from robopolicy.cli import command
         "python scripts/benchmark.py",
         "python scripts/benchmark.py what=training networks=[unet] seconds=10",
         "python scripts/benchmark.py what=evaluation checkpoint=outputs/lift/diffusion",
+        "python scripts/benchmark.py what=equality tasks=[lift]",
     ],
 )
 def main(config: dict[str, Any]) -> None:
@@ -22,8 +23,12 @@ def main(config: dict[str, Any]) -> None:
     from robopolicy.registry import parse
 
     settings = parse(BenchmarkConfig, config, "benchmark")
-    run_benchmark(settings)
-    print(f"Measurements: {settings.out}, tables: {settings.page}")
+    found = run_benchmark(settings)
+    if settings.what == "equality":
+        for name, result in found.items():
+            print(f"{name}: {result['one_step']}")
+    else:
+        print(f"Measurements: {settings.out}, tables: {settings.page}")
 
 
 if __name__ == "__main__":

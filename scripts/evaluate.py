@@ -13,7 +13,10 @@ from robopolicy.cli import command
     examples=[
         "python scripts/evaluate.py checkpoint=outputs/lift/diffusion",
         "python scripts/evaluate.py checkpoint=outputs/lift/diffusion episodes=500 video=0",
+        "python scripts/evaluate.py checkpoint=outputs/lift/diffusion sampler=dpm sampler.steps=5",
         "python scripts/evaluate.py checkpoint=outputs/my/diffusion data=my.zarr",
+        "python scripts/evaluate.py checkpoint=outputs/lift/diffusion perturb=noise perturb.group=object",
+        "python scripts/evaluate.py checkpoint=outputs/avoidance/diffusion coverage=32",
         "python scripts/evaluate.py policy=expert task=lift",
         "python scripts/evaluate.py policy=replay data=data/lift.zarr episodes=20",
     ],

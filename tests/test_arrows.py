@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_TORCH = (
+    "hardware.link",
+    "hardware.runtime",
     "robopolicy",
     "robopolicy.cli",
     "robopolicy.data.store",

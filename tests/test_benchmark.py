@@ -76,6 +76,18 @@ def test_parts_are_added_to_one_file_and_the_page_follows_it(tmp_path: Path) -> 
     assert read_results(tmp_path) == {}
 
 
+def test_families_of_policies_take_turns(tmp_path: Path) -> None:
+    overrides = ["what=families", "policies=[gaussian,beso]"]
+    rows = run_benchmark(quick(tmp_path, *overrides))["families"]["rows"]
+    assert [(row["policy"], row["batch"], row["calls"]) for row in rows] == [
+        ("gaussian", 1, 1),
+        ("gaussian", 256, 1),
+        ("beso", 1, 5),
+        ("beso", 256, 5),
+    ]
+    assert "| beso | 3." in (tmp_path / "page.md").read_text()
+
+
 @pytest.mark.sim
 def test_environments_and_evaluation_are_measured(tmp_path: Path) -> None:
     overrides = ["tasks=[lift]", "workers=[1]", "episodes=1"]

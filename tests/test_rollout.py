@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.rollout import ChunkRunner, Episode, ExpertActor, LaneView, ReplayActor, run_episodes
 from robopolicy.spec import Spec
-from robopolicy.vector import LaneVectorEnv
+from robopolicy.vector import LaneVectorEnv, WorkerError
+from tests.rl import fragile_env
 from tests.toy_env import toy_spec, toy_task
 
 
@@ -183,4 +185,35 @@ def test_an_actor_made_for_other_environments_is_refused() -> None:
         list(run_episodes(envs, spy, [1]))
     with pytest.raises(ConfigError, match="action_horizon 9 exceeds"):
         list(run_episodes(envs, Spy(1, 9), [1]))
+    envs.close()
+
+
+def test_an_episode_that_is_lost_with_its_worker_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fragile_env.MARK, str(tmp_path / "died"))
+    dying = LaneVectorEnv(toy_task(env={"name": "toy_dying_once"}), 4, workers=2, chunk=4)
+    steady = LaneVectorEnv(toy_task(), 4, chunk=4)
+    with pytest.warns(UserWarning, match="2 episodes are lost"):
+        found = list(run_episodes(dying, ExpertActor(4), range(7), record=True))
+    expected = {
+        episode.seed: episode for episode in run_episodes(steady, ExpertActor(4), range(7), record=True)
+    }
+    assert sorted(episode.seed for episode in found) == list(range(7))
+    for episode in found:
+        same = expected[episode.seed]
+        assert (episode.steps, episode.success, episode.index) == (same.steps, same.success, same.index)
+        np.testing.assert_array_equal(episode.data["position"], same.data["position"])
+    for envs in (dying, steady):
+        envs.close()
+
+
+def test_an_episode_that_is_lost_every_time_is_named() -> None:
+    envs = LaneVectorEnv(toy_task(env={"name": "toy_dying_once"}), 1, workers=1, chunk=2)
+    drifting = Spy(1, 2)
+    with (
+        pytest.warns(UserWarning, match="worker 0"),
+        pytest.raises(WorkerError, match=r"seed 3 .* lost 3 times"),
+    ):
+        list(run_episodes(envs, drifting, [3]))
     envs.close()

@@ -197,11 +197,58 @@ def test_frames_are_seen_in_process_only() -> None:
     remote.close()
 
 
-def test_a_dead_worker_is_named() -> None:
+def test_a_worker_that_dies_is_started_again_and_its_episodes_are_lost() -> None:
+    envs = LaneVectorEnv(toy_task(env={"name": "toy_dying"}), 4, workers=2, chunk=2)
+    twin = LaneVectorEnv(toy_task(), 4, chunk=2)
+    seeds = [0, BAD_SEED, 2, 3]
+    first, _ = envs.reset(seed=seeds)
+    twin.reset(seed=seeds)
+    action = np.full((4, 2, 2), 0.5, np.float32)
+    with pytest.warns(UserWarning, match=r"worker 1 of task toy(.|\n)*exit code 7(.|\n)*2 episodes are lost"):
+        step = envs.step_chunk(action)
+    expected = twin.step_chunk(action)
+    assert step.lost.tolist() == [False, True, False, True]
+    assert step.steps.tolist() == [2, 0, 2, 0]
+    assert not (step.terminated | step.truncated).any()
+    np.testing.assert_array_equal(step.observations["position"][::2], expected.observations["position"][::2])
+    again = envs.step_chunk(action, active=np.array([True, True, True, False]))
+    assert again.lost.tolist() == [False, True, False, False]
+    assert again.steps.tolist() == [2, 0, 2, 0]
+    fresh, _ = envs.reset(seed=[9, 8, 9, 3], options={"reset_mask": np.array([False, True, False, True])})
+    np.testing.assert_array_equal(fresh["position"][3], first["position"][3])
+    assert not envs.step_chunk(action).lost.any()
+    envs.close()
+
+
+def test_a_worker_killed_between_two_calls_is_started_again() -> None:
+    envs = LaneVectorEnv(toy_task(), 3, workers=3, chunk=2)
+    envs.reset(seed=0)
+    still = np.zeros((3, 2, 2), np.float32)
+
+    def kill() -> None:
+        envs._processes[1].kill()
+        envs._processes[1].join()
+
+    kill()
+    with pytest.warns(UserWarning, match="worker 1"):
+        envs.reset(seed=0)
+    assert not envs.step_chunk(still).lost.any()
+    kill()
+    with pytest.warns(UserWarning, match="worker 1"):
+        assert envs.step_chunk(still).lost.tolist() == [False, True, False]
+    envs.close()
+
+
+def test_a_worker_that_dies_again_and_again_is_named() -> None:
     envs = LaneVectorEnv(toy_task(env={"name": "toy_dying"}), 4, workers=2)
+    still = np.zeros((4, 2, 2), np.float32)
+    for _ in range(2):
+        envs.reset(seed=[0, BAD_SEED, 2, 3])
+        with pytest.warns(UserWarning, match="started again"):
+            envs.step_chunk(still)
     envs.reset(seed=[0, BAD_SEED, 2, 3])
-    with pytest.raises(WorkerError, match=r"worker 1 failed on task toy(.|\n)*exit code 7"):
-        envs.step_chunk(np.zeros((4, 2, 2), np.float32))
+    with pytest.raises(WorkerError, match=r"worker 1 failed on task toy(.|\n)*exit code 7(.|\n)*2 times"):
+        envs.step_chunk(still)
     assert envs.closed
     assert not any(process.is_alive() for process in envs._processes)
 

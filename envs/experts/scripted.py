@@ -12,7 +12,7 @@ from envs.osc import rotation_matrix
 from envs.robosuite_env import RobosuiteEnv
 from robopolicy import seeding
 from robopolicy.env import Observation
-from robopolicy.errors import ConfigError, unknown
+from robopolicy.errors import ConfigError, MissingCapability, unknown
 
 STRATEGIES = ("direct", "over", "arc")
 _METRES, _RADIANS = 0.05, 0.5  # what an action of 1 asks for
@@ -52,7 +52,7 @@ class ScriptedExpert:
         style = Style.draw(mode, self._rng)
         self.strategy = mode
         self._script = SCRIPTS[env.config.task](self._hand, style)
-        self._absolute = env.arm.absolute
+        self._absolute = env.config.controller == "absolute"
         self._noise, self._wander = config.noise, np.zeros(6)
         pausing = self._rng.random() < config.pauses
         self._pause_at = int(self._rng.integers(3, 60)) if pausing else -1
@@ -93,7 +93,17 @@ class ScriptedExpert:
 
 
 def make(env: RobosuiteEnv, config: ExpertConfig, seed: int) -> ScriptedExpert:
-    """An expert for the episode that was just reset."""
+    """An expert for the episode that was just reset.
+
+    Raises:
+        MissingCapability: there is no script for the task, or its actions move joints.
+    """
+    task, controller = env.config.task, env.config.controller
+    if task not in SCRIPTS or controller == "joint_delta":
+        raise MissingCapability(
+            f"There is no scripted expert for {task} with {controller} actions. "
+            f"Tasks: {', '.join(sorted(SCRIPTS))}; actions: delta, absolute."
+        )
     return ScriptedExpert(env, config, seed)
 
 

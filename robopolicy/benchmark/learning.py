@@ -15,14 +15,15 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer
+from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.policies.policy import Policy
-from robopolicy.registry import build, parse
+from robopolicy.registry import parse
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 
 BATCH = 256
 OBS_HORIZON, PRED_HORIZON, ACTION_HORIZON = 2, 16, 8
 PRECISIONS = ("float32", "bfloat16")
-SAMPLERS = (("ddim", 1), ("ddim", 3), ("ddim", 10), ("ddim", 16), ("ddpm", 100))
+SAMPLERS = (("ddim", 1), ("ddim", 3), ("dpm", 5), ("ddim", 10), ("ddim", 16), ("ddpm", 100))
 BATCHES = (1, 10, 256)
 MOST = 16 * 256
 """Network evaluations (steps times batch) beyond which a combination is left out: it would take minutes."""
@@ -100,6 +101,7 @@ def sampling(
     calls: dict[tuple[str, str, int, int], Callable[[], object]] = {}
     for network in networks:
         policy = trainer(network, "float32", data, directory / "sampling", device).policy
+        assert isinstance(policy, DenoisingPolicy)
         for solver, steps in SAMPLERS:
             for batch in BATCHES:
                 if steps * batch <= MOST:
@@ -113,6 +115,38 @@ def sampling(
         found = summary(times[" ".join(map(str, key))])
         row = {"network": network, "solver": solver, "steps": steps, "batch": batch}
         rows.append({**row, "ms": found, "chunks_per_s": batch / found["p50"] * 1e3})
+    return rows
+
+
+def families(
+    policies: Sequence[str], data: Path, directory: Path, *, device: str, seconds: float, rounds: int
+) -> list[dict[str, Any]]:
+    """Time of `Policy.sample`, from NumPy to NumPy, of policies by name in their default configurations."""
+    made: dict[str, Policy] = {}
+    for name in policies:
+        overrides = [f"policy={name}", f"data={data}", f"device={device}", "validation=0"]
+        composed = compose("train", [*overrides, f"out={directory}/{name}"])
+        made[name] = prepare(parse(TrainConfig, composed, "train"), progress=False).policy
+    calls = {
+        f"{name} {batch}": _calling(policy, batch)
+        for name, policy in made.items()
+        for batch in (BATCHES[0], BATCHES[-1])
+    }
+    times = interleave(calls, seconds=seconds, rounds=rounds)
+    rows = []
+    for key in calls:
+        name, batch = key.split()
+        found, policy = summary(times[key]), made[name]
+        rows.append(
+            {
+                "policy": name,
+                "parameters": sum(p.numel() for p in policy.parameters()),
+                "calls": policy.sample(_observation(policy, 1)).calls,
+                "batch": int(batch),
+                "ms": found,
+                "chunks_per_s": int(batch) / found["p50"] * 1e3,
+            }
+        )
     return rows
 
 
@@ -190,19 +224,20 @@ def _step(trainer: Trainer) -> Callable[[], None]:
     return step
 
 
-def _sample(policy: Policy, solver: str, steps: int, batch: int) -> Callable[[], object]:
-    observation = {
+def _sample(policy: DenoisingPolicy, solver: str, steps: int, batch: int) -> Callable[[], object]:
+    return _calling(policy.with_sampler({"name": solver, "steps": steps}), batch)
+
+
+def _calling(policy: Policy, batch: int) -> Callable[[], object]:
+    observation = _observation(policy, batch)
+    return lambda: policy.sample(observation).actions
+
+
+def _observation(policy: Policy, batch: int) -> dict[str, np.ndarray]:
+    return {
         key: np.zeros((batch, policy.obs_horizon, *o.shape), np.float32)
         for key, o in policy.spec.observations.items()
     }
-    config = {"name": solver, "steps": steps}
-    sampler = build("sampler", config, train_steps=100, schedule="squaredcos_cap_v2")
-
-    def sample() -> object:
-        policy.sampler = sampler
-        return policy.sample(observation).actions
-
-    return sample
 
 
 def _finish(result: object) -> object:

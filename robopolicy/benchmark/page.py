@@ -59,6 +59,22 @@ def _sampling(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(head, lines)
 
 
+def _families(rows: Sequence[Mapping[str, Any]]) -> str:
+    found = {(row["policy"], row["batch"]): row for row in rows}
+    batches = sorted({row["batch"] for row in rows})
+    head = ["Policy", "Parameters", "Network calls a chunk"]
+    for batch in batches:
+        head += [f"p50, batch {batch}", "p99"]
+    lines = []
+    for name in dict.fromkeys(row["policy"] for row in rows):
+        of = [found[name, batch] for batch in batches]
+        line = [name, f"{of[0]['parameters'] / 1e6:.1f} M", str(of[0]["calls"])]
+        for row in of:
+            line += [f"{row['ms']['p50']:.1f} ms", f"{row['ms']['p99']:.1f} ms"]
+        lines.append(line)
+    return _table(head, lines)
+
+
 def _environments(rows: Sequence[Mapping[str, Any]]) -> str:
     stepped = [row for row in rows if "actor" in row]
     head = ["Task", "Actions", "Workers", "Steps/s, best", "Median", "Reset"]
@@ -99,12 +115,29 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(head, lines)
 
 
+def _refinement(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = ["Network", "Parameters", "Pairs", "Batch", "One epoch", "Straightforward", "Ratio"]
+    lines = [
+        [row["network"], f"{row['parameters'] / 1e6:.2f} M", _number(row["pairs"]), _number(row["batch"]),
+         f"{row['ours_ms']['p50']:.0f} ms", f"{row['straightforward_ms']['p50']:.0f} ms",
+         f"{row['ratio']:.1f}"]
+        for row in rows
+    ]  # fmt: skip
+    return (
+        _table(head, lines)
+        + "\nStraightforward: both networks on every row, tables element by element, the value loss for "
+        "every pair, old log-probabilities computed again. Medians.\n"
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
     "training": ("Training", _training),
     "sampling": ("Sampling", _sampling),
+    "families": ("Policies", _families),
     "environments": ("Environments", _environments),
     "windows": ("Windows", _windows),
     "evaluation": ("Evaluation", _evaluation),
+    "refinement": ("DPPO's update", _refinement),
 }
 
 

@@ -15,19 +15,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from robopolicy.benchmark import learning, simulation
+from robopolicy.benchmark import learning, refinement, simulation
+from robopolicy.benchmark.equality import check_equality
 from robopolicy.benchmark.page import write_page
 from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, DataError, unknown
 from robopolicy.evaluation.machine import commit, machine, versions
+from robopolicy.evaluation.results import CHECKS
 from robopolicy.learning.checkpoint import load
 from robopolicy.learning.train import choose_device
 from robopolicy.registry import plain
 from robopolicy.task import Task
 
-PARTS = ("training", "sampling", "environments", "windows", "evaluation")
+PARTS = ("training", "sampling", "families", "environments", "windows", "evaluation", "refinement")
 FORMAT = 1
 
 
@@ -37,12 +39,23 @@ class BenchmarkConfig:
 
     what: str = "all"
     networks: tuple[str, ...] = ("mlp", "unet_small")
+    policies: tuple[str, ...] = (
+        "gaussian",
+        "gmm",
+        "diffusion",
+        "beso",
+        "energy_denoising",
+        "energy_published",
+    )
+    """Whose sampling is compared, in their default configurations."""
     tasks: tuple[str, ...] = ("lift", "can", "square", "reach")
     data: str | None = None
     """Store to train on; random data of Lift's sizes by default."""
     checkpoint: str | None = None
     """Policy to evaluate; an untrained one of the first network by default."""
     episodes: int = 100
+    states: int = 10_000
+    """From which ``what=equality`` compares a step with robosuite's."""
     workers: tuple[int, ...] = (1, 2)
     seconds: float = 1.0
     """Spent on each number."""
@@ -53,20 +66,35 @@ class BenchmarkConfig:
     page: str = "docs/benchmark.md"
 
     def __post_init__(self) -> None:
-        if self.what not in ("all", *PARTS):
-            raise ConfigError(unknown("part of the benchmark", self.what, ("all", *PARTS)))
+        if self.what not in ("all", *PARTS, "equality"):
+            raise ConfigError(unknown("part of the benchmark", self.what, ("all", *PARTS, "equality")))
         if min(self.episodes, self.rounds, self.threads, *self.workers) < 1 or self.seconds <= 0:
             raise ConfigError("benchmark needs episodes, rounds, threads, workers >= 1 and seconds > 0.")
-        if not (self.networks and self.tasks and self.workers):
-            raise ConfigError("benchmark needs at least one of each: networks, tasks, workers.")
+        if not (self.networks and self.policies and self.tasks and self.workers):
+            raise ConfigError("benchmark needs at least one of each: networks, policies, tasks, workers.")
 
 
 def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure, and bring ``<out>/<device>.json`` and the page up to date; other parts in the file stay.
 
+    Equality with robosuite is not speed: it goes to ``<out>/../checks``, a file for each task.
+
     Returns:
-        The parts measured now.
+        The parts measured now; with ``what=equality``, what was found by task.
     """
+    if config.what == "equality":
+        checks = Path(config.out).parent / CHECKS
+        return {
+            task.name: check_equality(
+                task,
+                states=config.states,
+                free=config.rounds,
+                pairs=config.episodes,
+                path=checks / f"robosuite_{task.name}.json",
+            )
+            for task in _tasks(config.tasks)
+            if task.env["name"] == "robosuite"
+        }
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     path = Path(config.out) / f"{device.type}.json"
@@ -103,9 +131,11 @@ class _Bench:
         self.parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "training": self.training,
             "sampling": self.sampling,
+            "families": self.families,
             "environments": self.environments,
             "windows": self.windows,
             "evaluation": self.evaluation,
+            "refinement": self.refinement,
         }
 
     def store(self) -> EpisodeStore:
@@ -120,6 +150,10 @@ class _Bench:
     def sampling(self) -> list[dict[str, Any]]:
         self.store()
         return learning.sampling(self.config.networks, self.data, self.directory, **self._timing)
+
+    def families(self) -> list[dict[str, Any]]:
+        self.store()
+        return learning.families(self.config.policies, self.data, self.directory / "families", **self._timing)
 
     def windows(self) -> list[dict[str, Any]]:
         return learning.windows(self.store(), self.directory, **self._timing)
@@ -151,6 +185,9 @@ class _Bench:
             ).average
         found = simulation.evaluation(policy, task, episodes=config.episodes, workers=max(config.workers))
         return [{"policy": config.checkpoint or f"untrained {config.networks[0]}", **found}]
+
+    def refinement(self) -> list[dict[str, Any]]:
+        return refinement.refinement(**self._timing)
 
     @property
     def _timing(self) -> dict[str, Any]:

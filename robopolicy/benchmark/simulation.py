@@ -60,10 +60,11 @@ def against_robosuite(task: Task, *, seconds: float, rounds: int) -> dict[str, A
     import robosuite
 
     env, name = make_env(task), str(task.env["task"])
+    robots = env.robot_spec.action.size // 7
     stock = robosuite.make(
         name,
-        robots="Panda",
-        controller_configs=robosuite.load_composite_controller_config(robot="Panda"),
+        robots=["Panda"] * robots,
+        controller_configs=[robosuite.load_composite_controller_config(robot="Panda") for _ in range(robots)],
         control_freq=int(env.robot_spec.control_hz),
         has_renderer=False,
         has_offscreen_renderer=False,

@@ -46,7 +46,7 @@ class Codec(nn.Module):
     """Per key an affine map ``(x - center) * scale``; for actions the representation comes first.
 
     Arithmetic is float64 inside; `encode_*` answer float32 unless given float64. Images are mapped from
-    uint8 to [-1, 1].
+    uint8 to [-1, 1]; where an encoder's cached features or a text's tokens stand instead, they stay.
     """
 
     clipped: Tensor
@@ -57,6 +57,7 @@ class Codec(nn.Module):
         self.transform = ActionTransform(spec, config.representation, config.rot6d)
         self.states = [key for key, o in spec.observations.items() if o.kind == "state"]
         self.images = [key for key, o in spec.observations.items() if o.kind == "image"]
+        self.texts = [key for key, o in spec.observations.items() if o.kind == "text"]
         for key in config.keys:
             if key not in self.states:
                 raise ConfigError("codec.keys: " + unknown("state observation", key, self.states))
@@ -107,11 +108,10 @@ class Codec(nn.Module):
         Raises:
             DataError: a key of the spec is missing, or an unknown one is present.
         """
-        expected = set(self.states) | set(self.images)
-        given = {k for k in observation if k in expected or self.spec.observations.get(k) is None}
-        if missing := expected - given:
+        expected = {*self.states, *self.images, *self.texts}
+        if missing := expected - observation.keys():
             raise DataError(f"Observation lacks {sorted(missing)}; given: {sorted(observation)}.")
-        if extra := given - expected:
+        if extra := observation.keys() - expected:
             raise DataError(unknown("observation", min(extra), expected))
         encoded: dict[str, Tensor] = {}
         for key in self.states:
@@ -122,8 +122,12 @@ class Codec(nn.Module):
                 value = value.clamp(-limit, limit)
             encoded[key] = value.to(_working(observation[key]))
         for key in self.images:
-            encoded[key] = observation[key].float() / 127.5 - 1.0
-        return encoded
+            encoded[key] = self.encode_image(observation[key])
+        return encoded | {key: observation[key] for key in self.texts}
+
+    def encode_image(self, picture: Tensor) -> Tensor:
+        """uint8 pictures to [-1, 1]; features, which are not uint8, stay."""
+        return picture.float() / 127.5 - 1.0 if picture.dtype == torch.uint8 else picture
 
     def encode_action(self, action: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
         """`[B, Tp, Da]` in the robot's units to `[B, Tp, Dz]`; `observation` is the unencoded history."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from robopolicy import seeding
 from robopolicy.data.rows import blocks, choose_episodes
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, unknown
+from robopolicy.spec import GOAL, INSTRUCTION, TEXT
 
 Padding = Literal["hold", "zero", "mask"]
 Cache = Literal["auto", "device", "memmap"]
@@ -57,6 +58,9 @@ class Windows:
     Before an episode begins its first row is repeated. After it ends, actions follow `padding`: "hold"
     repeats the last row, "zero" is no motion (grippers hold), "mask" holds and marks the rows. The default
     is hold for absolute targets and zero for deltas and velocities (`ActionSpec.holds_position`).
+
+    ``goal/<key>``, where the store has no such observation, is the last row of <key> in the episode, at every
+    one of the To times: what the demonstration achieved.
     """
 
     def __init__(
@@ -86,9 +90,10 @@ class Windows:
             DataError: episodes that are not there, or data that cannot be read.
         """
         check_horizons(obs_horizon, pred_horizon, action_horizon)
-        observations = store.spec.observations
-        for key in obs_keys:
-            if key not in observations:
+        observations = {INSTRUCTION: TEXT, **store.spec.observations}  # every store has instructions
+        goals = {key: key.removeprefix(GOAL) for key in obs_keys if key not in observations}
+        for key, base in goals.items():
+            if not key.startswith(GOAL) or base not in store.spec.observations:
                 raise ConfigError(f"{store.where}: " + unknown("observation", key, observations))
         if cache not in CACHES:
             raise ConfigError(unknown("cache", cache, CACHES))
@@ -97,8 +102,11 @@ class Windows:
         lengths = store.lengths[chosen]
         rows = int(lengths.sum())
         self.device = torch.device(device)
-        keys = [*(key for key in obs_keys if observations[key].kind != "text"), "action"]
-        self._instructions = store.instructions if len(keys) <= len(obs_keys) else None
+        self._goals = goals
+        own = [key for key in obs_keys if key not in goals]
+        self._observed = [key for key in own if observations[key].kind != "text"]
+        self._instructions = store.instructions if len(self._observed) < len(own) else None
+        keys = list(dict.fromkeys([*self._observed, *goals.values(), "action"]))
         kinds = {key: _stored_as(store, key) for key in keys}
         if cache == "auto":
             size = sum(rows * math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
@@ -130,6 +138,16 @@ class Windows:
         """Windows, one for every step of the chosen episodes."""
         return len(self._first)
 
+    @torch.no_grad()
+    def replace_rows(self, key: str, function: Callable[[Tensor], Tensor], rows: int = 256) -> None:
+        """Keep ``function(rows [n, ...])`` instead of a key's data, computed once, `rows` at a time.
+
+        So a frozen encoder's features stand for the pictures they are of.
+        """
+        data = self._data[key]
+        made = [function(part.to(self.device)).to(data.device) for part in data.split(rows)]
+        self._data[key] = torch.cat(made)
+
     def gather(self, index: Tensor) -> Batch:
         """The windows `index` (int64 `[B]`), on the device given at construction."""
         index = index.to(self._first.device)
@@ -140,10 +158,13 @@ class Windows:
         action = self._data["action"][rows]
         if self._zeroed is not None:
             action = action.masked_fill_((wanted > last)[..., None] & self._zeroed, 0.0)
+        observation = {key: self._data[key][seen] for key in self._observed}
+        for key, base in self._goals.items():
+            observation[key] = self._data[base][last.expand_as(seen)]
         episode = self._episode[index]
         texts = self._instructions
         batch = Batch(
-            observation={key: data[seen] for key, data in self._data.items() if key != "action"},
+            observation=observation,
             action=action,
             mask=rows == wanted if self._masked else None,
             episode=episode,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.evaluation.baselines import BASELINES, baseline
+from robopolicy.evaluation.coverage import STARTS, coverage
 from robopolicy.evaluation.evaluate import Evaluation, evaluate
 from robopolicy.evaluation.plots import error_by_dimension, refinement_curve, training_curve
 from robopolicy.evaluation.replay import replay_actor
@@ -19,6 +20,7 @@ from robopolicy.evaluation.report import write_report
 from robopolicy.evaluation.video import record_episodes
 from robopolicy.registry import plain
 from robopolicy.rollout import Actor, ExpertActor, PolicyActor
+from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
 if TYPE_CHECKING:
@@ -45,6 +47,12 @@ class EvaluateConfig:
     offset: int = 0
     video: int = 4
     """Episodes filmed, the first ones; 0 for none."""
+    sampler: Mapping[str, Any] | None = None
+    """Instead of the one that the policy was trained with."""
+    perturb: Mapping[str, Any] | None = None
+    """What goes wrong besides: a `Perturbation`, after those of the task."""
+    coverage: int = 0
+    """Episodes from each of ten starts, to count the routes taken; 0 for none."""
     out: str | None = None
     device: str = "auto"
 
@@ -54,8 +62,13 @@ class EvaluateConfig:
         if self.policy is not None and self.policy["name"] not in SCRIPTED:
             hint = " A trained policy is given by its checkpoint=outputs/..."
             raise ConfigError(unknown("policy to evaluate", self.policy["name"], SCRIPTED) + hint)
-        if min(self.episodes, self.lanes) < 1 or min(self.workers, self.video, self.offset) < 0:
-            raise ConfigError("Need episodes, lanes >= 1 and workers, video, offset >= 0.")
+        if self.sampler is not None and self.checkpoint is None:
+            raise ConfigError("sampler= is another sampler for a checkpoint=outputs/...")
+        counts = (self.workers, self.video, self.offset, self.coverage)
+        if min(self.episodes, self.lanes) < 1 or min(counts) < 0:
+            raise ConfigError("Need episodes, lanes >= 1 and workers, video, offset, coverage >= 0.")
+        if self.coverage and self.checkpoint is None:
+            raise ConfigError("coverage= compares a policy with the expert: it needs checkpoint=outputs/...")
 
     @property
     def name(self) -> str:
@@ -125,6 +138,14 @@ def run_evaluation(
         return Outcome(directory=directory, evaluation=None, offline=offline)
     actor, evaluation = _evaluate(config, policy, store, task, progress)
     evaluation.save(directory)
+    if policy is not None and config.coverage:
+        starts = episode_seeds(config.block, STARTS, config.offset)
+        measured = coverage(
+            lambda repetition: PolicyActor(policy, repetition=repetition), task, starts,
+            repetitions=config.coverage, workers=config.workers,
+        )  # fmt: skip
+        measured.save(directory)
+        print(measured.summary())
     video = _film(actor, evaluation, config.video, directory / "episodes.mp4") if config.video else None
     if run is not None and (run / "metrics.csv").is_file():
         step = policy.provenance.step if policy is not None else 0
@@ -171,10 +192,18 @@ def _load(config: EvaluateConfig) -> Policy:
     from robopolicy.learning.train import choose_device
 
     assert config.checkpoint is not None
-    return load(config.checkpoint, device=choose_device(config.device))
+    policy = load(config.checkpoint, device=choose_device(config.device))
+    return policy if config.sampler is None else policy.with_sampler(config.sampler)
 
 
 def _task(config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None) -> Task | None:
+    task = _plain_task(config, policy, store)
+    if task is None or config.perturb is None:
+        return task
+    return replace(task, perturb=(*task.perturb, config.perturb))
+
+
+def _plain_task(config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None) -> Task | None:
     if config.task is not None:
         return Task.from_dict(config.task)
     if policy is not None:
@@ -209,9 +238,12 @@ def _run_directory(checkpoint: str) -> Path:
 
 
 def _default_directory(config: EvaluateConfig, task: Task | None, run: Path | None) -> Path:
+    name = "evaluation" if config.perturb is None else f"evaluation_{config.perturb['name']}"
+    if config.sampler is not None:
+        name += f"_{config.sampler['name']}{config.sampler['steps']}"
     if run is not None:
-        return run / "evaluation"
-    return Path("outputs", task.name if task is not None else "unknown", config.name, "evaluation")
+        return run / name
+    return Path("outputs", task.name if task is not None else "unknown", config.name, name)
 
 
 def _offline(policy: Policy, store: EpisodeStore, directory: Path, progress: bool) -> dict[str, Any]:

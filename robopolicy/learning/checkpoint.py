@@ -162,8 +162,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise CheckpointError(f"{path} is missing.")
     with path.open("rb") as file:
-        head = file.read(4)
-    if head[:1] == b"\x80" or head == b"PK\x03\x04":
+        head = file.read(9)  # of safetensors: the header's length, then its JSON
+    if head[8:] != b"{" and (head[:1] == b"\x80" or head[:4] == b"PK\x03\x04"):
         raise CheckpointError(
             f"{path} is a pickle, not safetensors. Loading it would execute what it contains; it is refused. "
             "Save the tensors with safetensors.torch.save_file."

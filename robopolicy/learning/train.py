@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,15 @@ from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows, split_episodes
 from robopolicy.errors import ConfigError, DataError
+from robopolicy.learning.checkpoint import check_tensors, find_checkpoint, read_tensors
 from robopolicy.learning.run import open_run
 from robopolicy.learning.trainer import Trainer, TrainerConfig
 from robopolicy.policies.policy import Policy, Provenance
 from robopolicy.registry import build, config_class, get, parse, plain
-from robopolicy.spec import Spec
+from robopolicy.spec import GOAL, INSTRUCTION, TEXT, Spec
 from robopolicy.task import Task
 
-FIT_BATCH = 4096
+FIT_BATCH, PICTURE_BATCH = 4096, 256
 MAY_CHANGE = (
     "device",
     "cache",
@@ -59,7 +61,7 @@ class TrainConfig:
     demonstrations: int | None = None
     """Training episodes used; all by default."""
     observations: tuple[str, ...] = ()
-    """Observation keys; all states by default."""
+    """Observation keys; what the encoder reads by default (see `choose_observations`)."""
     validation: float = 0.02
     """Share of episodes held out."""
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -103,7 +105,8 @@ def prepare(
             f"task={config.task['name']}, or give data=path/to/store.zarr."
         )
     store = EpisodeStore.open(config.store_path)
-    spec = choose_observations(store.spec, config.observations)
+    encoder = config.policy.get("encoder", {})
+    spec = choose_observations(store.spec, config.observations, encoder)
     task = (
         Task.from_dict(config.task) if config.task else (Task.from_dict(store.task) if store.task else None)
     )
@@ -123,17 +126,23 @@ def prepare(
             action_horizon=horizons["action_horizon"],
         )
 
-    training = windows(train)
+    training, validation = windows(train), windows(held_out) if held_out else None
     torch.manual_seed(config.seed)
     codec = Codec(config.codec, spec).to(device)
     codec.fit(all_windows(training, device))
     policy = build("policy", config.policy, spec=spec, codec=codec).to(device)
+    if encoder.get("weights"):
+        load_cameras(policy, encoder["weights"])
+    seen = [int(store.seeds[i]) for i in [*train, *held_out] if store.seeds[i] >= 0]
     policy.provenance = Provenance(
         task=task,
-        used_seeds=tuple(int(store.seeds[i]) for i in [*train, *held_out] if store.seeds[i] >= 0),
+        used_seeds=tuple(dict.fromkeys((*policy.provenance.used_seeds, *seen))),  # a part's own come first
         fingerprint=store.fingerprint(),
         config=plain(config),
     )
+    if encoder.get("frozen"):
+        for part in (training, *filter(None, (validation,))):
+            cache_features(policy, part)
     # Only now: settings that cannot work leave no directory behind that refuses those that can.
     open_run(
         config.directory,
@@ -146,7 +155,7 @@ def prepare(
         training,
         config.directory,
         seed=config.seed,
-        validation=windows(held_out) if held_out else None,
+        validation=validation,
         evaluate=evaluate,
         run_config=plain(config),
         progress=progress,
@@ -155,18 +164,67 @@ def prepare(
 
 def all_windows(windows: Windows, device: torch.device) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
     """Every window once, in large batches: what a codec is fitted on."""
-    for start in range(0, len(windows), FIT_BATCH):
-        index = torch.arange(start, min(start + FIT_BATCH, len(windows)), device=device)
+    first = windows.gather(torch.zeros(1, dtype=torch.int64, device=device)).observation.values()
+    batch_size = FIT_BATCH if all(value.dtype == torch.float32 for value in first) else PICTURE_BATCH
+    for start in range(0, len(windows), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(windows)), device=device)
         batch = windows.gather(index).to(device)
         yield batch.observation, batch.action
 
 
-def choose_observations(spec: Spec, keys: tuple[str, ...]) -> Spec:
-    """The spec with these keys, or with all its states."""
-    chosen = list(keys) or [key for key, o in spec.observations.items() if o.kind == "state"]
+def choose_observations(
+    spec: Spec, keys: tuple[str, ...] = (), encoder: Mapping[str, Any] | None = None
+) -> Spec:
+    """The spec with these keys, or with those that the encoder is for; a text encoder adds the instruction.
+
+    Without keys, an encoder of states gets all of them, one of images the images and, because where objects
+    are is for the images to tell, the states that are not of the group "object".
+    """
+    encoder = encoder or {"name": "state"}
+    sees = encoder["name"] != "state"
+    chosen = list(keys) or [
+        key
+        for key, o in spec.observations.items()
+        if (o.kind == "state" and not (sees and o.group == "object")) or (sees and o.kind == "image")
+    ]
     if not chosen:
         raise DataError(f"The store has no state observation (keys: {sorted(spec.observations)}).")
-    return spec.select(chosen)
+    if encoder.get("text") is not None or INSTRUCTION in chosen:
+        chosen = [key for key in chosen if key != INSTRUCTION] + [INSTRUCTION]
+        spec = replace(spec, observations={**spec.observations, INSTRUCTION: TEXT})
+    goals = {  # what an observation should become: see `Windows`
+        key: replace(spec.observations[base], group="goal")
+        for key in chosen
+        if key not in spec.observations
+        and key.startswith(GOAL)
+        and (base := key.removeprefix(GOAL)) in spec.observations
+    }
+    return replace(spec, observations={**spec.observations, **goals}).select(chosen)
+
+
+def load_cameras(policy: Policy, path: str) -> None:
+    """Copy another policy's vision networks into this one's.
+
+    Raises:
+        CheckpointError: the other has none, or of other sizes.
+    """
+    found = read_tensors(find_checkpoint(path) / "policy.safetensors")
+    cameras = policy.get_submodule("encoder.cameras")
+    prefix = "encoder.cameras."
+    tensors = {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
+    check_tensors(cameras.state_dict(), tensors, Path(path))
+    cameras.load_state_dict(tensors)
+
+
+def cache_features(policy: Policy, windows: Windows) -> None:
+    """Replace the pictures of windows by the features that the policy's (frozen) encoder gives them."""
+    encoder: Any = policy.get_submodule("encoder")
+
+    def features(key: str, rows: Tensor) -> Tensor:
+        return encoder.embed(key, policy.codec.encode_image(rows)[:, None])[:, 0]
+
+    for key in encoder.images:
+        windows.replace_rows(key, functools.partial(features, key))
 
 
 def choose_device(name: str) -> torch.device:

@@ -24,6 +24,7 @@ from robopolicy.learning.distributed import Ranks
 from robopolicy.learning.ema import EMAConfig, ema_decay, ema_update, shadow
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import dump_and_raise, refuse_broken
+from robopolicy.networks.attention import split_by_decay
 from robopolicy.policies.policy import Policy, evaluating
 from robopolicy.seeding import derive
 
@@ -37,6 +38,7 @@ class TrainerConfig:
     learning_rate: float = 3e-4
     betas: tuple[float, ...] = (0.95, 0.999)
     weight_decay: float = 1e-6
+    """Of weight matrices; biases, norms and position embeddings are spared."""
     warmup: int = 500
     """Steps of linear warm-up, before a cosine to zero."""
     decay: Literal["cosine", "constant"] = "cosine"
@@ -103,8 +105,10 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.policy, self.average = policy, shadow(policy)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        decayed, spared = split_by_decay(policy)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            groups,
             lr=config.learning_rate,
             betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
@@ -234,8 +238,7 @@ class Trainer:
         self.generator.manual_seed(derive(self.seed, "validation"))
         with evaluating(self.average):
             losses = [
-                float(self.average.loss(self._draw(self.validation, 256), self.generator)[0])
-                for _ in range(8)
+                float(self.average(self._draw(self.validation, 256), self.generator)[0]) for _ in range(8)
             ]
         return sum(losses) / len(losses)
 

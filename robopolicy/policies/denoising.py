@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import abc
+import copy
+import dataclasses
 from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from robopolicy.diffusion.denoiser import Denoiser
-from robopolicy.diffusion.samplers import Sampler
-from robopolicy.policies.policy import Generation, Generators, Policy, draw
+from robopolicy.diffusion.samplers import Bounds, Sampler
+from robopolicy.policies.policy import Generation, Policy, Request, draw
+from robopolicy.registry import build, to_dict
 
 
 class DenoisingPolicy(Policy):
@@ -18,11 +22,18 @@ class DenoisingPolicy(Policy):
 
     capabilities = frozenset({"trainable", "noise", "chain", "gradient"})
 
+    config: Any
+    """The frozen config dataclass, with the field `sampler`."""
     encoder: nn.Module
     """Encoded observations to the condition `[B, To, Dc]`."""
     sampler: Sampler
     clip: bool
     """Clip the clean estimate to the range of the (encoded) data at every denoising step."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in one call of the field."""
+        return 1
 
     def condition(self, observation: Mapping[str, Tensor]) -> Tensor:
         """`[B, To, Dc]` from raw observations `[B, To, ...]`."""
@@ -36,30 +47,48 @@ class DenoisingPolicy(Policy):
         Guidance, composition and costs wrap what this returns.
         """
 
-    def generate(
-        self,
-        observation: dict[str, Tensor],
-        noise: Tensor,
-        generator: Generators,
-        *,
-        deterministic: bool,
-        record: bool,
-    ) -> Generation:
-        """Denoise; a given noise selects the deterministic path (eta = 0) of the same solver."""
-        batch, n = noise.shape[:2]
+    def field(self, observation: Mapping[str, Tensor], n: int = 1) -> Denoiser:
+        """The denoiser for n chunks of each of the raw observations `[B, To, ...]`: rows `[B * n]`."""
         condition = self.condition(observation)
-        if n > 1:
-            condition = condition.repeat_interleave(n, 0)
-        step_noise = None
-        if self.sampler.draws and not deterministic:
-            shape = (batch, self.sampler.draws, n, *noise.shape[2:])
-            step_noise = draw(shape, generator, noise.device).transpose(0, 1).flatten(1, 2)
-        chain: list[Tensor] | None = [] if record else None
-        code = self.sampler.solve(
-            self.denoiser(condition),
-            self.sampler.start(noise.flatten(0, 1)),
-            step_noise=step_noise,
-            clip=self.codec.action_bounds() if self.clip else None,
-            chain=chain,
+        return self.denoiser(condition.repeat_interleave(n, 0) if n > 1 else condition)
+
+    def with_sampler(self, sampler: Mapping[str, Any]) -> Self:
+        """A policy with the same weights, shared with this one, and another sampler.
+
+        Args:
+            sampler: ``{"name": "dpm", "steps": 5}``; without a name the present sampler with these changes.
+        """
+        present = to_dict("sampler", self.sampler)
+        changed = {**present, **sampler} if "name" not in sampler else dict(sampler)
+        other = copy.copy(self)
+        other.sampler = build(
+            "sampler", changed, train_steps=self.sampler.train_steps, schedule=self.sampler.schedule
         )
-        return Generation(code=code, chain=None if chain is None else torch.stack(chain))
+        other.config = dataclasses.replace(self.config, sampler=changed)
+        return other
+
+    def generate(self, observation: dict[str, Tensor], request: Request) -> Generation:
+        """Denoise; a given noise selects the deterministic path (eta 0, no corrector) of the solver."""
+        field = self.field(observation, request.noise.shape[1])
+        clip = self.codec.action_bounds() if self.clip else None
+        made = run_sampler(self.sampler, field, request, clip=clip)
+        return dataclasses.replace(made, calls=made.calls * self.evaluations)
+
+
+def run_sampler(sampler: Sampler, denoiser: Denoiser, request: Request, *, clip: Bounds | None) -> Generation:
+    """Denoise from the noise; what the sampler draws besides is row by row the generators'."""
+    noise = request.noise
+    batch, n = noise.shape[:2]
+    step_noise = None
+    if sampler.draws and not request.deterministic:
+        shape = (batch, sampler.draws, n, *noise.shape[2:])
+        step_noise = draw(shape, request.generator, noise.device).transpose(0, 1).flatten(1, 2)
+    chain: list[Tensor] | None = [] if request.record else None
+    code = sampler.solve(
+        denoiser, sampler.start(noise.flatten(0, 1)), step_noise=step_noise, clip=clip, chain=chain
+    )
+    return Generation(
+        code=code,
+        chain=None if chain is None else torch.stack(chain),
+        calls=sampler.calls(corrected=step_noise is not None),
+    )

@@ -20,8 +20,8 @@ from robopolicy.diffusion.denoiser import (
 from robopolicy.diffusion.noise import noise_level, sigma_table
 from robopolicy.diffusion.training import add_noise, draw_levels, masked_mean
 from robopolicy.errors import ConfigError
-from robopolicy.networks.observation import StateEncoder
 from robopolicy.policies.denoising import DenoisingPolicy
+from robopolicy.policies.policy import ChunkConfig
 from robopolicy.registry import build, register
 from robopolicy.spec import Spec
 
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
+class DiffusionConfig(ChunkConfig):
     """Defaults follow the paper's low-dimensional setting (To 2, Tp 16, Ta 8, 100 training steps)."""
 
-    obs_horizon: int = 2
-    pred_horizon: int = 16
-    action_horizon: int = 8
+    encoder: Mapping[str, Any] = field(default_factory=lambda: {"name": "state"})
     network: Mapping[str, Any] = field(default_factory=lambda: {"name": "mlp"})
     sampler: Mapping[str, Any] = field(default_factory=lambda: {"name": "ddim", "steps": 10})
     train_steps: int = 100
@@ -56,15 +54,9 @@ class DiffusionPolicy(DenoisingPolicy):
     """The clean chunk, its noise or a mixture is regressed at uniformly drawn noise levels."""
 
     def __init__(self, config: DiffusionConfig, *, spec: Spec, codec: Codec) -> None:
-        super().__init__(
-            spec,
-            codec,
-            obs_horizon=config.obs_horizon,
-            pred_horizon=config.pred_horizon,
-            action_horizon=config.action_horizon,
-        )
+        super().__init__(spec, codec, **config.horizons)
         self.config, self.clip = config, config.clip
-        self.encoder = StateEncoder(spec)
+        self.encoder = build("encoder", config.encoder, spec=spec)
         self.network = build(
             "network",
             config.network,

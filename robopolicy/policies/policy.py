@@ -6,8 +6,8 @@ import abc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,39 @@ class Sample:
     """`[B, n]`, from policies that have an energy."""
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage."""
+    calls: int = 1
+    """Network evaluations behind each chunk, one after the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkConfig:
+    """What most policies' configs begin with."""
+
+    obs_horizon: int = 2
+    """To: observations seen."""
+    pred_horizon: int = 16
+    """Tp: actions predicted."""
+    action_horizon: int = 8
+    """Ta: actions executed."""
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """By name, as `Policy` wants them."""
+        return {name: getattr(self, name) for name in ("obs_horizon", "pred_horizon", "action_horizon")}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `Policy.generate` makes chunks from."""
+
+    noise: Tensor
+    """The latent of each chunk, `[B, n, Tp, Dz]`."""
+    generator: Generators
+    """What else is random comes from here: one for the batch, or one per row."""
+    deterministic: bool = False
+    """The noise was given: nothing else may be random."""
+    record: bool = False
+    """Return the chain of denoising states."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,8 @@ class Generation:
     """`[N]`."""
     energy: Tensor | None = None
     """`[N]`."""
+    calls: int = 1
+    """Network evaluations behind each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +113,7 @@ class Policy(nn.Module, abc.ABC):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
-    """Of: trainable, noise, chain, energy, gradient."""
+    """Of: trainable, noise, chain, density, energy, gradient."""
 
     def __init__(
         self, spec: Spec, codec: Codec, *, obs_horizon: int, pred_horizon: int, action_horizon: int
@@ -113,15 +148,7 @@ class Policy(nn.Module, abc.ABC):
             )
 
     @abc.abstractmethod
-    def generate(
-        self,
-        observation: dict[str, Tensor],
-        noise: Tensor,
-        generator: Generators,
-        *,
-        deterministic: bool,
-        record: bool,
-    ) -> Generation:
+    def generate(self, observation: dict[str, Tensor], request: Request) -> Generation:
         """Encoded chunks from raw observations `[B, To, ...]` and noise `[B, n, Tp, Dz]`."""
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,7 +168,7 @@ class Policy(nn.Module, abc.ABC):
         """Chunks for a batch of observation histories.
 
         Args:
-            observation: NumPy arrays or tensors `[B, To, ...]` for every key of the spec.
+            observation: NumPy arrays or tensors `[B, To, ...]` for every key of the spec; B texts for a text.
             n: chunks per observation.
             noise: latent `[B, n, Tp, Dz]`; giving it makes the result deterministic.
             generator: one for the batch, or one per row (a row then never depends on its batch).
@@ -151,9 +178,11 @@ class Policy(nn.Module, abc.ABC):
             self.require("chain")
         started = time.perf_counter()
         is_numpy = not any(isinstance(value, Tensor) for value in observation.values())
-        raw = {k: torch.as_tensor(v, device=self.device) for k, v in observation.items()}
-        batch = self._check(raw)
-        deterministic = noise is not None
+        batch = self._check(observation)
+        raw = {
+            k: self.tokens(v) if k in self.codec.texts else torch.as_tensor(v, device=self.device)
+            for k, v in observation.items()
+        }
         if noise is None:
             latent = draw((batch, n, *self.noise_shape), generator, self.device)
         else:
@@ -161,7 +190,7 @@ class Policy(nn.Module, abc.ABC):
             if latent.shape != (batch, n, *self.noise_shape):
                 raise ConfigError(f"noise must be {[batch, n, *self.noise_shape]}, got {list(latent.shape)}.")
         with evaluating(self):
-            made = self.generate(raw, latent, generator, deterministic=deterministic, record=record)
+            made = self.generate(raw, Request(latent, generator, noise is not None, record))
         rows = {k: v.repeat_interleave(n, 0) for k, v in raw.items()} if n > 1 else raw
         results = {
             "actions": self.codec.decode_action(made.code, rows).unflatten(0, (batch, n)),
@@ -172,17 +201,37 @@ class Policy(nn.Module, abc.ABC):
         }
         if is_numpy:
             results = {k: None if v is None else v.cpu().numpy() for k, v in results.items()}
-        return Sample(**results, timing={"sample": time.perf_counter() - started})
+        return Sample(**results, timing={"sample": time.perf_counter() - started}, calls=made.calls)
+
+    def with_sampler(self, sampler: Mapping[str, Any]) -> Self:
+        """A policy with the same weights, shared with this one, and another sampler.
+
+        Raises:
+            MissingCapability: this policy samples in one way only.
+        """
+        raise MissingCapability(f"{type(self).__name__} has no sampler to replace; leave out sampler=.")
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, so that wrappers which intercept calls (torch.compile, DDP) see it."""
+        """The loss; instructions become tokens among the observations first."""
+        if self.codec.texts:
+            assert batch.instruction is not None
+            tokens = dict.fromkeys(self.codec.texts, self.tokens(batch.instruction))
+            batch = replace(batch, observation={**batch.observation, **tokens})
         return self.loss(batch, generator)
 
-    def _check(self, observation: Mapping[str, Tensor]) -> int:
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """What stands for B texts in the observations: `[B, ...]`."""
+        encoder: Any = self.get_submodule("encoder")
+        return encoder.tokens(texts).to(self.device)
+
+    def _check(self, observation: Mapping[str, Any]) -> int:
         sizes = set()
         for key, wanted in self.spec.observations.items():
             if key not in observation:
                 raise ConfigError(f"Observation lacks {key!r}; given: {sorted(observation)}.")
+            if wanted.kind == "text":
+                sizes.add(len(observation[key]))
+                continue
             shape = tuple(observation[key].shape)
             if shape[1:] != (self.obs_horizon, *wanted.shape):
                 raise ConfigError(

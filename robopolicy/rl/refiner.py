@@ -18,7 +18,8 @@ class Refiner(abc.ABC):
     """A method, one file: its mathematics only. The loop, seeds, evaluation and files are `rl/refine.py`'s.
 
     A subclass is registered as ``@register("method", name)`` and built with its frozen config and
-    ``(policy, envs, seed)``. The config has `convention`, with the method's published defaults.
+    ``(policy, envs, seed, offset)``. The config has `convention`, with the method's published defaults.
+    Everything random in an iteration derives from the seed and a counter in `state`, so resuming is exact.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -49,9 +50,18 @@ class Refiner(abc.ABC):
         """Environment steps taken so far, warm-up included."""
         return self.practice.env_steps
 
+    @property
+    def warming(self) -> bool:
+        """Whether the next iteration still leaves the policy as it is (its steps count all the same)."""
+        return False
+
     @abc.abstractmethod
     def advance(self) -> dict[str, float]:
-        """One iteration: collect, update, and return what to log (with seconds_env, _sampling, _update)."""
+        """One iteration: collect, update, and return what to log.
+
+        Names that `rl/refine.py` knows: `seconds_env`, `seconds_sampling`, `seconds_update` (added up),
+        those of `Practice.statistics`, and `clip_fraction` and `kl` for the progress line.
+        """
 
     @abc.abstractmethod
     def refined(self) -> Policy:

@@ -197,3 +197,24 @@ def test_split_is_disjoint_and_nested() -> None:
     with pytest.raises(ConfigError, match=r"37 training episodes.*40 episodes, 4"):
         split_episodes(store, 0.1, seed=3, limit=37)
     assert split_episodes(make_store([3]), 0.02, seed=0) == ([0], [])
+
+
+@pytest.mark.parametrize("cache", ["device", "memmap"])
+@pytest.mark.parametrize("keys", [["pos", "goal/pos"], ["goal/pos"], ["cam", "goal/pos", "goal/cam"]])
+def test_goals_are_the_last_row_of_the_episode(cache: Any, keys: list[str]) -> None:
+    store = make_store([5, 9, 1])
+    windows = Windows(
+        store, obs_keys=keys, obs_horizon=3, pred_horizon=4, action_horizon=2, cache=cache, episodes=[0, 1]
+    )
+    batch = windows.gather(torch.arange(len(windows)))
+    assert set(batch.observation) == set(keys)
+    for row, episode in enumerate([0] * 5 + [1] * 9):
+        data = store.episode(episode)
+        for key in (key for key in keys if key.startswith("goal/")):
+            last = torch.as_tensor(data[key.removeprefix("goal/")][-1])
+            assert torch.equal(batch.observation[key][row], last.expand(3, *last.shape))
+
+
+def test_goals_of_what_is_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'goal/poss'"):
+        Windows(make_store([4]), obs_keys=["goal/poss"], obs_horizon=1, pred_horizon=2, action_horizon=1)

@@ -100,7 +100,7 @@ def test_sampling_starts_at_the_top_and_ends_at_zero() -> None:
     table = sigma_table(100, SCHEDULE)
     for steps in (1, 2, 3, 10, 16, 100):
         sigmas = sampling_sigmas(steps, 100, SCHEDULE)
-        assert (sigmas[0], sigmas[-1]) == (table[-1], 0)
+        assert (float(sigmas[0]), float(sigmas[-1])) == (float(table[-1]), 0)
         assert (sigmas.diff() < 0).all()
     assert sampling_sigmas(10, 100, SCHEDULE, "leading")[0] < table[-1]
 

@@ -13,6 +13,7 @@ from robopolicy.errors import MissingCapability
 from robopolicy.task import Task
 
 pytestmark = pytest.mark.sim
+UNSCRIPTED = ("door", "stack", "two_arm_lift")
 FILES = sorted((Path(__file__).parents[2] / "configs" / "task").glob("*.yaml"))
 
 
@@ -29,5 +30,5 @@ def test_task(path: Path) -> None:
     try:
         env.expert(0, task.expert)
     except MissingCapability:
-        assert task.env["name"] == "gymnasium"
+        assert task.env["name"] == "gymnasium" or task.name in UNSCRIPTED
     env.close()

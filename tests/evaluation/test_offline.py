@@ -14,7 +14,7 @@ from robopolicy.errors import DataError, SpecMismatch
 from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.offline import format_error, held_out, offline_error
 from robopolicy.evaluation.plots import error_by_dimension
-from robopolicy.policies.policy import Policy, Provenance
+from robopolicy.policies.policy import Generation, Policy, Provenance
 from tests.toy_env import toy_spec, toy_task
 
 
@@ -29,7 +29,9 @@ class Straight(Policy):
         self.shift, self.constant = shift, constant
         self.anchor = torch.nn.Parameter(torch.zeros(()))
 
-    def generate(self, observation: dict[str, Tensor], noise: Tensor, *_: object) -> Tensor:
+    def generate(
+        self, observation: dict[str, Tensor], noise: Tensor, *_: object, **how: object
+    ) -> Generation:
         position, goal = observation["position"][:, 0].clone(), observation["goal"][:, 0]
         actions = []
         for _ in range(self.pred_horizon):
@@ -37,7 +39,7 @@ class Straight(Policy):
             action = (gap / gap.abs().amax(1, keepdim=True).clamp(min=1)).clamp(-1, 1)
             position = position + 0.1 * action
             actions.append(torch.zeros_like(action) if self.constant else action)
-        return torch.stack(actions, dim=1) + torch.tensor([self.shift, 0.0])
+        return Generation(code=torch.stack(actions, dim=1) + torch.tensor([self.shift, 0.0]))
 
 
 @pytest.fixture(scope="module")

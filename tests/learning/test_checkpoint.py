@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from robopolicy import load
 from robopolicy.errors import CheckpointError
-from robopolicy.learning.checkpoint import save_checkpoint
+from robopolicy.learning.checkpoint import read_tensors, save_checkpoint
 from tests.policies.test_diffusion import make_policy, observation
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion"
@@ -80,6 +80,17 @@ def test_a_truncated_file_is_refused(saved: Path) -> None:
         load(saved)
 
 
+def test_no_safetensors_file_is_taken_for_a_pickle(tmp_path: Path) -> None:
+    """A pickle begins with 0x80; so does a safetensors file whose header is that long."""
+    path = tmp_path / "odd.safetensors"
+    for padding in range(200):
+        save_file({"x" * (padding + 1): torch.zeros(1)}, path)
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert read_tensors(path)
+
+
 def test_a_newer_format_says_what_to_install(saved: Path) -> None:
     description = json.loads((saved / "policy.json").read_text())
     description.update(format=99, library="9.9.9")
@@ -91,7 +102,7 @@ def test_a_newer_format_says_what_to_install(saved: Path) -> None:
 def test_an_older_format_is_refused_rather_than_read_wrongly(saved: Path) -> None:
     description = json.loads((saved / "policy.json").read_text())
     (saved / "policy.json").write_text(json.dumps({**description, "format": 1}))
-    with pytest.raises(CheckpointError, match="format 1.*train the policy again"):
+    with pytest.raises(CheckpointError, match=r"format 1.*train the policy again"):
         load(saved)
 
 

@@ -1,0 +1,98 @@
+"""DDPM and DDIM whose steps keep some noise: what reinforcement learning explores with, and has densities of.
+
+With ``x = clean + sigma * noise`` a step from level s to s' is Gaussian,
+
+    x' ~ N(D + carry * (x - D), deviation^2),    carry = sqrt(s'^2 - v) / s,    deviation = sqrt(v)
+
+(`samplers.py` has v). DPPO (Ren et al. 2025) raises small deviations to a floor, the last step's 0 included,
+and leaves the mean as it is. Its floors are in the units of a variance-preserving chain,
+x_vp = x / sqrt(1 + s'^2), so in ours a floor f is ``f * sqrt(1 + s'^2)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robopolicy.diffusion.denoiser import Denoiser
+from robopolicy.diffusion.noise import Schedule
+from robopolicy.diffusion.samplers import Bounds, Correct, Sampler, SamplerConfig, clean_at, denoise
+from robopolicy.errors import ConfigError
+from robopolicy.registry import register
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlooredConfig(SamplerConfig):
+    """Noise of the steps."""
+
+    eta: float = 1.0
+    """1 is DDPM; less is DDIM with less noise."""
+    floor: float = 1e-3
+    """Least deviation of a step, in variance-preserving units."""
+    last: bool = False
+    """Whether the floor holds for the last step too, which otherwise adds no noise."""
+    noise_clip: float = 3.0
+    """Standard-normal draws are clipped to this."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.eta <= 1:
+            raise ConfigError(
+                f"floored needs 0 < eta <= 1 (a deterministic chain has no density), got {self.eta}."
+            )
+        if self.floor <= 0 or self.noise_clip <= 0 or self.corrector.steps:
+            raise ConfigError(f"floored needs floor, noise_clip > 0 and no corrector, got {self}.")
+
+
+@register("sampler", "floored")
+class Floored(Sampler):
+    """Ancestral sampling with a least noise of every step."""
+
+    config: FlooredConfig
+
+    def __init__(self, config: FlooredConfig, *, train_steps: int, schedule: Schedule) -> None:
+        super().__init__(config, train_steps=train_steps, schedule=schedule)
+        self.eta = config.eta
+        current, following = self.sigmas[:-1], self.sigmas[1:]
+        variance = (config.eta * following / current) ** 2 * (current**2 - following**2)
+        self.carry = (following**2 - variance).clamp_min(0).sqrt() / current
+        """`[K]`, float64."""
+        self.scale = (1 + following**2).sqrt()
+        """`[K]`: a variance-preserving state times this is ours."""
+        self.deviation = self.raised(config.floor)
+        """`[K]`, of the noise added by each step."""
+        if not config.last:
+            self.deviation[-1] = 0.0
+
+    def raised(self, floor: float) -> Tensor:
+        """Deviations `[K]` of the steps with a floor on all of them, in our units."""
+        current, following = self.sigmas[:-1], self.sigmas[1:]
+        spread = self.config.eta * following / current * (current**2 - following**2).sqrt()
+        return torch.maximum(spread, floor * self.scale)
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        *,
+        eta: float,
+        step_noise: Tensor | None,
+        clip: Bounds | None,
+        chain: list[Tensor] | None,
+        correct: Correct | None,
+    ) -> Tensor:
+        """From the first noise level to the last; with eta 0 the plain deterministic way."""
+        if eta == 0 or step_noise is None:
+            return denoise(denoiser, x, self.sigmas, clip=clip, chain=chain, correct=correct)
+        noise = step_noise.clamp(-self.config.noise_clip, self.config.noise_clip)
+        levels, carry, deviation = self.sigmas.tolist(), self.carry.tolist(), self.deviation.tolist()
+        if chain is not None:
+            chain.append(x)
+        for k in range(self.steps):
+            x = torch.lerp(clean_at(denoiser, x, levels[k], clip), x, carry[k])
+            x = x + deviation[k] * noise[k] if deviation[k] else x
+            if chain is not None:
+                chain.append(x)
+        return x

@@ -1,0 +1,39 @@
+"""Ctrl-C during an iteration."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+
+@contextlib.contextmanager
+def interrupt_held() -> Iterator[None]:
+    """Let a first Ctrl-C take effect on leaving, where a checkpoint is exact; a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+
+    def hold(number: int, frame: object) -> None:
+        if arrived:
+            raise _AtOnce
+        arrived.append(number)
+        tqdm.write("Finishing this iteration, then saving. Ctrl-C again stops at once, without saving.")
+
+    previous = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    except _AtOnce:
+        raise SystemExit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if arrived:
+        raise KeyboardInterrupt
+
+
+class _AtOnce(BaseException):
+    pass

@@ -1,0 +1,76 @@
+"""PPO (Schulman et al. 2017) for a cloned Gaussian policy: DPPO's baseline, from the same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robopolicy.errors import ConfigError
+from robopolicy.policies.gaussian import GaussianPolicy, log_density
+from robopolicy.policies.policy import Policy
+from robopolicy.policies.ppo import PPOPolicy
+from robopolicy.registry import register
+from robopolicy.rl.proximal import LOG_PROB_RANGE, Drawn, Proximal, ProximalConfig
+from robopolicy.vector import LaneVectorEnv
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(ProximalConfig):
+    """As DPPO's, where they share something."""
+
+    batch_size: int = 600
+    """Chunks."""
+    clip: float = 0.01
+    """Of the mean log-ratio of an entry."""
+    max_std: float = 0.1
+    """Of encoded actions: drawn with no more, and densities are of no more."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.clip < 1 or self.max_std <= 0:
+            raise ConfigError(f"ppo needs 0 < clip < 1 and max_std > 0, got {self.clip}, {self.max_std}.")
+
+
+@register("method", "ppo")
+class PPO(Proximal):
+    """A chunk is drawn in one stage, from nothing."""
+
+    requires = frozenset({"density"})
+    stages = 1
+
+    def __init__(
+        self, config: PPOConfig, *, policy: Policy, envs: LaneVectorEnv, seed: int, offset: int = 0
+    ) -> None:
+        policy.require(*self.requires)
+        if not isinstance(policy, GaussianPolicy) or isinstance(policy, PPOPolicy):
+            raise ConfigError(f"ppo refines policies of policy=gaussian, not {type(policy).__name__}.")
+        super().__init__(config, policy, envs, seed=seed, offset=offset)
+        self.config = config
+        self.tuned = PPOPolicy.of(policy)
+        self.actor = self.tuned.network
+        self.weight = torch.ones(1, device=policy.device)
+        self.clip = torch.full((1,), config.clip, device=policy.device)
+        self._optimizers()
+
+    @torch.no_grad()
+    def draw(self, condition: Tensor) -> Drawn:
+        """A chunk for every condition."""
+        mean, log_std = self.tuned.capped(condition, self.config.max_std)
+        noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
+        code = mean + log_std.exp() * noise
+        trace = torch.stack([torch.zeros_like(code), code], 1)
+        return Drawn(code=code, trace=trace, log_prob=self._density(code, mean, log_std)[:, None])
+
+    def log_prob(self, condition: Tensor, before: Tensor, after: Tensor, stage: Tensor) -> Tensor:
+        """As the base class has it."""
+        return self._density(after, *self.tuned.capped(condition, self.config.max_std))
+
+    def refined(self) -> Policy:
+        """The policy, drawing close to its mean."""
+        return self.tuned
+
+    def _density(self, code: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        each = log_density(code, mean, log_std)[:, self.rows]
+        return each.clamp(*LOG_PROB_RANGE).mean((1, 2))

@@ -1,0 +1,199 @@
+"""What was experienced, kept as tensors where learning happens: rows go in, a batch is one gather."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robopolicy.data.store import EpisodeStore
+from robopolicy.data.windows import Windows
+from robopolicy.errors import CheckpointError, ConfigError, DataError
+from robopolicy.rl.convention import ConventionConfig
+from robopolicy.rl.practice import Experience
+from robopolicy.rl.targets import chunk_reward
+from robopolicy.spec import Spec
+
+Rows = dict[str, Tensor]
+"""Named columns `[N, ...]`. Chunk transitions have: observation.<key>, next_observation.<key> `[N, To, ...]`,
+action `[N, Ta, Da]`, reward `[N]` (discounted inside the chunk) and discount `[N]`, which is
+gamma^steps (1 - terminated)."""
+
+
+class Replay:
+    """A ring of rows; memory is taken once, when the first rows tell their shapes."""
+
+    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
+        if capacity < 1:
+            raise ConfigError(f"A replay needs room for at least one row, got {capacity}.")
+        self.capacity, self.device = capacity, torch.device(device)
+        self._columns: Rows = {}
+        self._next = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Rows held."""
+        return self._size
+
+    def add(self, rows: Mapping[str, Tensor]) -> None:
+        """Append rows; the oldest make room."""
+        if not self._columns:
+            self._columns = {
+                key: torch.empty((self.capacity, *value.shape[1:]), dtype=value.dtype, device=self.device)
+                for key, value in rows.items()
+            }
+        if rows.keys() != self._columns.keys():
+            raise ConfigError(f"Rows have {sorted(rows)}; the replay holds {sorted(self._columns)}.")
+        count = len(next(iter(rows.values())))
+        where = (self._next + torch.arange(count, device=self.device)) % self.capacity
+        for key, value in rows.items():
+            self._columns[key][where[-self.capacity :]] = value[-self.capacity :].to(self.device)
+        self._next = (self._next + count) % self.capacity
+        self._size = min(self._size + count, self.capacity)
+
+    def sample(self, count: int, generator: torch.Generator) -> Rows:
+        """`count` rows, drawn uniformly with repetition."""
+        if not self._size:
+            raise DataError("The replay is empty.")
+        index = torch.randint(self._size, (count,), generator=generator, device=self.device)
+        return {key: value[index] for key, value in self._columns.items()}
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """The rows and where the next one goes."""
+        position = torch.tensor([self._next, self._size])
+        rows = {f"{prefix}.rows.{key}": value[: self._size] for key, value in self._columns.items()}
+        return {f"{prefix}.position": position, **rows}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        """Read back what `tensors` gave.
+
+        Raises:
+            CheckpointError: more rows than this replay has room for.
+        """
+        following, size = (int(v) for v in tensors[f"{prefix}.position"])
+        if size > self.capacity or (size < self.capacity and following != size):
+            raise CheckpointError(f"{prefix} was saved with another capacity than {self.capacity}.")
+        start = f"{prefix}.rows."
+        rows = {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
+        self._columns, self._next, self._size = {}, 0, 0
+        if rows:
+            self.add(rows)
+        self._next, self._size = following, size
+
+
+def mixed(
+    online: Replay, offline: Replay | None, count: int, generator: torch.Generator, share: float = 0.5
+) -> Rows:
+    """`count` rows, exactly `round(share * count)` of them from `offline` (RLPD's symmetric sampling)."""
+    if offline is None or not len(offline):
+        return online.sample(count, generator)
+    demonstrated = round(share * count) if len(online) else count
+    if not demonstrated:
+        return online.sample(count, generator)
+    rows = offline.sample(demonstrated, generator)
+    if demonstrated == count:
+        return rows
+    fresh = online.sample(count - demonstrated, generator)
+    return {key: torch.cat([fresh[key], value]) for key, value in rows.items()}
+
+
+def transition_rows(experience: Experience, chunk: Tensor, spec: Spec, gamma: float, **extra: Tensor) -> Rows:
+    """Rows, where `chunk` is, of one practised chunk `[B, Ta, Da]` and of further columns `[B, ...]`.
+
+    The chunk is kept whole, executed or not. Lanes lost with their worker process leave no row.
+    """
+    transition = experience.transition
+    reward, discount = chunk_reward(experience.rewards, experience.steps, gamma)
+    columns = {"reward": reward, "discount": discount * ~transition.step.terminated}
+    rows = {key: torch.as_tensor(value, dtype=torch.float32) for key, value in columns.items()}
+    for key in spec.observations:
+        rows[f"observation.{key}"] = torch.as_tensor(transition.observation[key])
+        rows[f"next_observation.{key}"] = torch.as_tensor(transition.next_observation[key])
+    rows = {key: value.to(chunk.device) for key, value in rows.items()} | {"action": chunk} | extra
+    if experience.lost.any():
+        kept = torch.as_tensor(~experience.lost, device=chunk.device)
+        rows = {key: value[kept] for key, value in rows.items()}
+    return rows
+
+
+def observations(rows: Mapping[str, Tensor], which: str = "observation") -> dict[str, Tensor]:
+    """The columns ``<which>.<key>`` as an observation."""
+    start = f"{which}."
+    return {key[len(start) :]: value for key, value in rows.items() if key.startswith(start)}
+
+
+def demonstration_rows(
+    path: str,
+    spec: Spec,
+    convention: ConventionConfig,
+    *,
+    obs_horizon: int,
+    action_horizon: int,
+    gamma: float,
+) -> Rows:
+    """Every chunk of a store's episodes as the practice would have recorded it.
+
+    In a successful episode the last `success_hold` + 1 steps (of the task it was collected on) succeeded.
+    With ``terminate`` it ends at the first of them. Otherwise it was cut short, like an unsuccessful one, and
+    its last observation stands in for the one after its last step, which no store has.
+
+    Raises:
+        DataError: nothing is known of an episode's success, or its reward is wanted and not stored.
+    """
+    store = EpisodeStore.open(path)
+    spec.require(store.spec)
+    successes, lengths = store.successes, store.lengths
+    if (successes < 0).any():
+        raise DataError(f"{path}: it is not known which of {(successes < 0).sum()} episodes succeeded.")
+    hold = int((store.task or {}).get("success_hold", 0))
+    succeeded = np.zeros(int(lengths.sum()), bool)
+    final = np.cumsum(lengths) - 1
+    for last, length, success in zip(final, lengths, successes, strict=True):
+        if success:
+            succeeded[last - min(hold, length - 1) : last + 1] = True
+    if convention.reward == "env":
+        if "reward" not in store.extra:
+            raise DataError(f"{path} has no column 'reward'; convention.reward=env needs one.")
+        paid = store.read("reward").astype(np.float32).reshape(-1)
+    else:
+        paid = succeeded - np.float32(convention.reward == "cost")
+    paid = convention.scale * paid.astype(np.float32)
+
+    starts = np.arange(len(paid))
+    last = np.repeat(final, lengths)
+    if convention.terminate:
+        first = np.repeat(
+            [f - min(hold, n - 1) if s else f for f, n, s in zip(final, lengths, successes, strict=True)],
+            lengths,
+        )
+        starts = starts[starts <= first]
+        last = first[starts]
+    else:
+        last = last[starts]
+    steps = np.minimum(action_horizon, last + 1 - starts)
+    executed = np.arange(action_horizon) < steps[:, None]
+    rewards = np.where(
+        executed, paid[np.minimum(starts[:, None] + np.arange(action_horizon), len(paid) - 1)], 0.0
+    )
+    reward, discount = chunk_reward(rewards, steps, gamma)
+    ends = convention.terminate & (starts + steps == last + 1) & succeeded[last]
+
+    windows = Windows(
+        store,
+        obs_keys=list(spec.observations),
+        obs_horizon=obs_horizon,
+        pred_horizon=obs_horizon - 1 + action_horizon,
+        action_horizon=action_horizon,
+        cache="device",
+    )
+    before = windows.gather(torch.as_tensor(starts))
+    after = windows.gather(torch.as_tensor(np.minimum(starts + steps, np.repeat(final, lengths)[starts])))
+    rows = {
+        "action": before.action[:, obs_horizon - 1 :],
+        "reward": torch.as_tensor(reward, dtype=torch.float32),
+        "discount": torch.as_tensor(discount * ~ends, dtype=torch.float32),
+    }
+    rows |= {f"observation.{key}": value for key, value in before.observation.items()}
+    return rows | {f"next_observation.{key}": value for key, value in after.observation.items()}

@@ -1,0 +1,217 @@
+"""The ROS 2 arm driver against a fake arm that publishes one pose and records trajectories."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cyclonedds")
+
+from hardware.messages import Command
+from hardware.robot import Robot, RobotError, make_robot
+from hardware.spec import LifeState, RobotSpec
+from hardware.transport.dds import LATCHED, Participant, Quality
+from hardware.transport.idl_ros import Bool, Header, JointState, JointTrajectory, Time
+from hardware.transport.network import Network
+from tests.hardware.wire import free_network
+
+ARM = tuple(f"panda_joint{i}" for i in range(1, 8))
+HOME = np.array([0.0, 0.1963, 0.0, -2.618, 0.0, 2.9416, 0.7854])
+
+
+def spec_for(network: Network, **driver: object) -> RobotSpec:
+    spec = RobotSpec.load("panda_sim")
+    driver = {**spec.driver, "network": {"domain": network.domain}, **driver}
+    # Patient, because test machines are busy.
+    return spec.replace(driver=driver, arm_ramp_s=0.05, cmd_timeout_s=0.3, obs_timeout_s=0.3)
+
+
+class FakeArm:
+    """Publishes a joint state every 4 ms and records what it is told."""
+
+    def __init__(self, network: Network) -> None:
+        self.participant = Participant(network)
+        self.states = self.participant.writer("rt/joint_states", JointState)
+        self.trajectories = self.participant.reader(
+            "rt/arm_controller/joint_trajectory", JointTrajectory, Quality(depth=1000)
+        )
+        self.grips = self.participant.reader(
+            "rt/gripper_controller/joint_trajectory", JointTrajectory, Quality(depth=1000)
+        )
+        self.stop = self.participant.writer("rt/stop", Bool, LATCHED)
+        self.names = [*reversed(ARM), "panda_finger_joint1"]
+        self.position = [*reversed(HOME.tolist()), 0.03]
+        self.velocity = [0.0] * 8
+        self.skew_ns = 0
+        self.frozen = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._publish, daemon=True)
+        self._thread.start()
+
+    def _publish(self) -> None:
+        while not self._closing.wait(0.004):
+            if not self.frozen.is_set():
+                stamp = Time.from_ns(time.time_ns() + self.skew_ns)
+                self.states.write(JointState(Header(stamp), self.names, self.position, self.velocity))
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        self.participant.close()
+
+
+@pytest.fixture
+def network() -> Network:
+    return free_network()
+
+
+@pytest.fixture
+def arm(network: Network) -> Iterator[FakeArm]:
+    fake = FakeArm(network)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def robot(arm: FakeArm, network: Network) -> Iterator[Robot]:
+    robot = make_robot(spec_for(network))
+    yield robot
+    robot.close()
+
+
+def command(q: np.ndarray, gripper: float | None = None) -> Command:
+    now = time.monotonic_ns()
+    return Command(t_ns=now, valid_until_ns=now + 10**9, q=q, gripper=gripper)
+
+
+def run(robot: Robot, q: np.ndarray, ticks: int, gripper: float | None = None) -> list[Command]:
+    sent = []
+    for _ in range(ticks):
+        sent.append(robot.write(command(q, gripper)))
+        time.sleep(1.0 / robot.spec.control_hz)
+    return sent
+
+
+def test_states_are_read_by_name_and_connecting_sends_nothing(arm: FakeArm, robot: Robot) -> None:
+    arm.velocity[0] = 0.25
+    robot.connect()
+    assert robot.state is LifeState.READ_ONLY
+    seen = robot.read(1.0)
+    np.testing.assert_allclose(seen.q, HOME)
+    assert seen.dq[6] == 0.25
+    assert seen.gripper == pytest.approx(0.06)
+    assert seen.t_src_ns is not None
+    assert seen.t_src_ns <= seen.t_ns
+    assert robot.read(1.0).seq > seen.seq
+    assert arm.trajectories.take() == []
+
+
+def test_trajectories_carry_the_target_its_velocity_and_how_to_brake(arm: FakeArm, robot: Robot) -> None:
+    robot.connect()
+    robot.arm()
+    arm.trajectories.take()
+    goal = HOME + np.array([0.02, 0, 0, 0.02, 0, 0, 0])
+    sent = run(robot, goal, 30, gripper=0.02)
+    time.sleep(0.05)
+    received = arm.trajectories.take()
+    assert len(received) == len(sent)
+    limit = robot.spec.guard.acceleration_fraction * robot.spec.array("acc")
+    moving = 0
+    for message, what in zip(received, sent, strict=True):
+        assert tuple(message.joint_names) == ARM
+        assert abs(message.header.stamp.ns - time.time_ns()) < 5e9
+        first, last = message.points
+        assert what.q is not None
+        assert what.dq is not None
+        np.testing.assert_array_equal(first.positions, what.q)
+        np.testing.assert_array_equal(first.velocities, what.dq)
+        assert not any(last.velocities)
+        braking = 1e-9 * (last.time_from_start.ns - first.time_from_start.ns)
+        assert (np.abs(what.dq) / braking <= limit * 1.001).all()
+        np.testing.assert_allclose(last.positions, what.q + 0.5 * braking * what.dq, atol=1e-12)
+        moving += bool(np.any(what.dq))
+    assert moving > 5
+    assert arm.grips.take()[-1].points[-1].positions[0] < 0.03
+
+
+def test_the_stop_topic_latches_and_arming_waits_for_its_release(arm: FakeArm, robot: Robot) -> None:
+    robot.connect()
+    robot.arm()
+    arm.stop.write(Bool(True))
+    deadline = time.monotonic() + 5.0
+    while not robot.latched and time.monotonic() < deadline:
+        robot.write(command(HOME))
+        time.sleep(0.01)
+    assert robot.latched == "/stop says stop"
+    assert "latched" in robot.write(command(HOME + 0.1)).reasons
+    robot.clear("test")
+    with pytest.raises(RobotError, match="/stop says stop"):
+        robot.arm()
+    arm.stop.write(Bool(False))
+    time.sleep(0.3)
+    robot.arm()
+    assert robot.state is LifeState.RUNNING
+
+
+def test_silence_holds_and_going_on_needs_nobody(arm: FakeArm, robot: Robot) -> None:
+    robot.connect()
+    robot.arm()
+    run(robot, HOME, 3)
+    arm.frozen.set()
+    time.sleep(0.4)
+    robot.write(command(HOME + 0.3))
+    states = [robot.state]
+    arm.frozen.clear()
+    time.sleep(0.1)
+    run(robot, HOME, 5)
+    assert [*states, robot.state] == [LifeState.HOLD, LifeState.RUNNING]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "counted"),
+    [
+        (lambda arm: arm.position.pop(), "shape"),
+        (lambda arm: arm.position.__setitem__(2, float("nan")), "finite"),
+        (lambda arm: setattr(arm, "skew_ns", -500_000_000), "order"),
+    ],
+)
+def test_bad_states_are_dropped_and_many_of_them_trip(
+    arm: FakeArm, robot: Robot, spoil: object, counted: str
+) -> None:
+    robot.connect()
+    robot.arm()
+    assert callable(spoil)
+    spoil(arm)
+    deadline = time.monotonic() + 5.0
+    while not robot.latched and time.monotonic() < deadline:
+        robot.write(command(HOME))
+        time.sleep(0.01)
+    assert counted in robot.latched
+    assert robot.counters[counted] >= 20
+
+
+def test_a_jump_of_the_robots_clock_is_survived(arm: FakeArm, robot: Robot) -> None:
+    robot.connect()
+    robot.arm()
+    arm.skew_ns = -3600 * 10**9
+    run(robot, HOME, 30)
+    assert robot.state is LifeState.RUNNING
+    assert not robot.latched
+
+
+def test_absence_and_wrong_joints_are_explained(network: Network) -> None:
+    robot = make_robot(spec_for(network))
+    with pytest.raises(RobotError, match=r"does not answer: Nobody publishes rt/joint_states within 0"):
+        robot.connect(timeout_s=0.2)
+    fake = FakeArm(network)
+    fake.names = ["shoulder", *fake.names[1:]]
+    try:
+        with pytest.raises(RobotError, match=r"lacks joints \['panda_joint7'\]; it has .*'shoulder'"):
+            robot.connect(timeout_s=1.0)
+    finally:
+        fake.close()
+    assert robot.state is LifeState.DISCONNECTED

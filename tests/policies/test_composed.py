@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.errors import ConfigError, MissingCapability, SpecMismatch
+from robopolicy.policies.composed import ComposedPolicy
+from robopolicy.policies.denoising import DenoisingPolicy
+from robopolicy.registry import build
+from robopolicy.spec import ActionSpec, ObservationSpec, Spec
+from tests.policies.toys import NETWORK, SPEC, generators, make, observation
+
+STATE = SPEC.select(["state"])
+CAMERA = Spec(observations={"marker": ObservationSpec(shape=(4,))}, action=SPEC.action, control_hz=10)
+NONE = {"corrector": {"steps": 0}}
+
+
+def diffusion(spec: Spec = STATE, **settings: Any) -> DenoisingPolicy:
+    policy = make("diffusion", spec=spec, network=NETWORK, **settings)
+    assert isinstance(policy, DenoisingPolicy)
+    return policy
+
+
+def test_one_policy_of_weight_1_is_itself() -> None:
+    policy, seen = diffusion(clip=False), observation(3, spec=STATE)
+    composed = ComposedPolicy([policy], [1.0], sampler=NONE)
+    np.testing.assert_array_equal(
+        composed.sample(seen, n=2, generator=generators(1, 2, 3)).actions,
+        policy.sample(seen, n=2, generator=generators(1, 2, 3)).actions,
+    )
+
+
+def test_equal_policies_and_weights_that_sum_to_1_are_the_policy() -> None:
+    policy, seen = diffusion(clip=False), observation(3, spec=STATE)
+    composed = ComposedPolicy([policy, policy], [0.3, 0.7], sampler=NONE)
+    made = composed.sample(seen, generator=generators(1, 2, 3))
+    expected = policy.sample(seen, generator=generators(1, 2, 3))
+    np.testing.assert_allclose(made.actions, expected.actions, atol=1e-5)
+    assert made.calls == 2 * expected.calls
+
+
+def test_it_observes_what_any_observes_and_corrects_by_default() -> None:
+    composed = ComposedPolicy([diffusion(), diffusion(CAMERA)], [1.0, 1.0])
+    assert set(composed.spec.observations) == {"state", "marker"}
+    sample = composed.sample(observation(4, spec=composed.spec), generator=generators(1, 2, 3, 4))
+    assert sample.actions.shape == (4, 1, 8, 2)
+    assert sample.calls == 2 * 10 * (1 + composed.sampler.corrector.steps) > 20
+    with pytest.raises(MissingCapability, match="noise"):
+        composed.sample(observation(4, spec=composed.spec), noise=torch.zeros(4, 1, 8, 2))
+
+
+def test_other_units_change_nothing() -> None:
+    """The same policy behind a codec of another scale: its field is translated, its actions are equal."""
+
+    def scaled(center: float, scale: float) -> DenoisingPolicy:
+        torch.manual_seed(0)
+        config = {"name": "diffusion", "network": NETWORK, "pred_horizon": 8, "action_horizon": 4}
+        codec = Codec(CodecConfig(), STATE)
+        codec.get_buffer("action_center").fill_(center)
+        codec.get_buffer("action_scale").fill_(scale)
+        policy = build("policy", {**config, "clip": False}, spec=STATE, codec=codec)
+        assert isinstance(policy, DenoisingPolicy)
+        return policy
+
+    plain, other, seen = scaled(0.0, 1.0), scaled(0.2, 1.5), observation(2, spec=STATE)
+    composed = ComposedPolicy([plain, other], [0.0, 1.0], sampler=NONE)
+    found = composed.sample(seen, generator=generators(1, 2)).actions
+    # Its own start is 1.5 times as noisy in its code as the composition's: started from the same chunk.
+    field = other.field({key: torch.as_tensor(value) for key, value in seen.items()})
+    noise = torch.cat([torch.randn(1, 8, 2, generator=g) for g in generators(1, 2)])
+    x = 1.5 * (plain.sampler.start(noise) - 0.2)
+    sigmas = 1.5 * plain.sampler.sigmas
+    with torch.no_grad():
+        for sigma, following in itertools.pairwise(sigmas.tolist()):
+            clean = field(x, x.new_full((2,), sigma))
+            x = torch.lerp(clean, x, following / sigma)
+    np.testing.assert_allclose(found[:, 0], x / 1.5 + 0.2, atol=1e-4)
+
+
+def test_what_cannot_be_added_is_refused_with_every_difference() -> None:
+    first = diffusion()
+    names = ActionSpec(names=("x", "z"), low=(-1.0, -1.0), high=(1.0, 1.0))
+    other = diffusion(dataclasses.replace(STATE, action=names), action_horizon=3)
+    with pytest.raises(SpecMismatch, match=r"(?s)action: names.*action_horizon: 4 and 3"):
+        ComposedPolicy([first, other], [1.0, 1.0])
+    wide = dataclasses.replace(STATE, observations={"state": ObservationSpec(shape=(5,))})
+    with pytest.raises(SpecMismatch, match=r"'state': shape"):
+        ComposedPolicy([first, diffusion(wide)], [1.0, 1.0])
+    beso = make("beso", spec=STATE, network=NETWORK, sigma_high=1.0)
+    assert isinstance(beso, DenoisingPolicy)
+    with pytest.raises(SpecMismatch, match="noise: sampling starts at"):
+        ComposedPolicy([first, beso], [1.0, 1.0])
+    with pytest.raises(ConfigError, match="a weight for each"):
+        ComposedPolicy([first], [1.0, 1.0])
+
+
+def test_another_sampler_for_the_same_weights() -> None:
+    policy, seen = diffusion(), observation(2, spec=STATE)
+    noise = torch.randn(2, 1, 8, 2)
+    fast = policy.with_sampler({"name": "dpm", "steps": 3})
+    assert (policy.sample(seen, noise=noise).calls, fast.sample(seen, noise=noise).calls) == (10, 3)
+    assert next(fast.parameters()) is next(policy.parameters())
+    assert fast.config.sampler == {"name": "dpm", "steps": 3}
+    assert policy.config.sampler == {"name": "ddim", "steps": 10}
+    changed = policy.with_sampler({"steps": 5})
+    assert (type(changed.sampler), changed.sampler.steps) == (type(policy.sampler), 5)
+    same = fast.with_sampler({"name": "ddim", "steps": 10})
+    np.testing.assert_array_equal(
+        same.sample(seen, noise=noise).actions, policy.sample(seen, noise=noise).actions
+    )
+    with pytest.raises(ConfigError, match="'step'"):
+        policy.with_sampler({"step": 3})

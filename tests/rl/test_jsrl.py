@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tests.rl.toy_base import astray, refiner
+
+
+def make(**changes: object):  # type: ignore[no-untyped-def]
+    return refiner("jsrl", astray(), lanes=4, warmup=0, update_ratio=0.01, stages=3, window=2, **changes)
+
+
+def test_the_guide_acts_early_and_the_learner_late() -> None:
+    made = make()
+    made.stage = 1  # the guide has 8 of 12 steps: two chunks of three
+    assert made.guided_steps == 8
+    observation = made.tensors_of(made.practice.view.observation)
+    lanes = np.array([0, 4, 8, 8])
+    made.practice.runner.time = lanes
+    generator = torch.Generator().manual_seed(3)
+    chunk, decided = made.decide(observation, generator)
+    generator = torch.Generator().manual_seed(3)
+    alone = made.learner.act(made.practised.state(observation), generator)
+    guide = made.guide.sample(observation, generator=generator).actions[:, 0].clamp(-1, 1)
+    torch.testing.assert_close(chunk[:2], guide[:2])
+    assert torch.equal(chunk[2:], made.practised.to_actions(alone)[2:])
+    torch.testing.assert_close(made.practised.to_actions(decided["squashed"]), chunk)
+
+
+def test_the_guide_steps_back_only_while_success_holds() -> None:
+    made = make()
+    assert made.guided_steps == 12
+
+    def seen(success: float) -> int:
+        made._see({"practice_success": success, "practice_episodes": 2.0})
+        return int(made.guided_steps)
+
+    assert seen(0.5) == 8
+    assert seen(0.0) == 8  # worse than the best so far
+    assert seen(0.49) == 4  # within the tolerance of 5 %
+    assert seen(1.0) == 0
+    assert seen(1.0) == 0

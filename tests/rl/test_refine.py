@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from robopolicy import load
+from robopolicy.compose import compose
+from robopolicy.errors import CheckpointError, ConfigError
+from robopolicy.evaluation.run import EvaluateConfig, run_evaluation
+from robopolicy.learning.checkpoint import steps
+from robopolicy.learning.log import read_metrics
+from robopolicy.learning.nan_guard import NotFiniteError
+from robopolicy.policies.policy import Policy
+from robopolicy.registry import parse, register
+from robopolicy.rl.convention import ConventionConfig
+from robopolicy.rl.refine import RefineConfig, Refinement, prepare
+from robopolicy.rl.refiner import Refiner
+from robopolicy.seeding import derive, episode_seeds
+from robopolicy.vector import LaneVectorEnv
+from tests.commands import run as command
+from tests.rl.toy_policy import saved, toy_policy
+from tests.toy_env import toy_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig:
+    convention: ConventionConfig = field(default_factory=ConventionConfig)
+    size: float = 0.01
+    warmup: int = 2
+
+
+@register("method", "test_drift")
+class Drift(Refiner):
+    """Practises, and moves the weights by what it saw: enough to tell runs apart."""
+
+    def __init__(
+        self, config: DriftConfig, *, policy: Policy, envs: LaneVectorEnv, seed: int, offset: int = 0
+    ) -> None:
+        super().__init__(policy, envs, convention=config.convention, seed=seed, offset=offset)
+        self.config, self.iteration = config, 0
+
+    @property
+    def warming(self) -> bool:
+        return self.iteration < self.config.warmup
+
+    def advance(self) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(derive(self.seed, f"drift/{self.iteration}"))
+        seen = self.practice.view.observation
+        chunk = self.policy.sample(seen, generator=generator).actions[:, 0]
+        experience = self.practice.step(chunk)
+        with torch.no_grad():
+            for parameter in self.policy.parameters():
+                parameter.add_(self.config.size * float(experience.rewards.mean() + chunk.mean()))
+        self.iteration += 1
+        return {"seconds_env": 0.5, "loss": float(chunk.mean()), **self.practice.statistics()}
+
+    def refined(self) -> Policy:
+        return self.policy
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.policy.state_dict())
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        self.policy.load_state_dict(dict(tensors))
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "iteration": self.iteration}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.iteration = int(state["iteration"])
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return saved(toy_policy(toy_task(horizon=14)), tmp_path / "base")
+
+
+def refinement(base: Path, out: Path, **changes: Any) -> Refinement:
+    config = compose("refine", [f"checkpoint={base}", f"out={out}", "lanes=3", "workers=0", "steps=300"])
+    config |= {"method": {"name": "test_drift"}, "log_every": 50}
+    config["evaluate"] = {"every": 100, "episodes": 4, "lanes": 2, "workers": 0}
+    return prepare(parse(RefineConfig, config | changes, "refine"), progress=False)
+
+
+def weights(policy: Policy) -> Tensor:
+    return torch.cat([p.flatten() for p in policy.parameters()])
+
+
+def interrupt_at(target: Refinement, iteration: int) -> None:
+    """Ctrl-C in the middle of an iteration."""
+    original = target.refiner.advance
+
+    def advance() -> dict[str, float]:
+        if target.refiner.iteration == iteration:  # type: ignore[attr-defined]
+            signal.raise_signal(signal.SIGINT)
+        return original()
+
+    target.refiner.advance = advance  # type: ignore[method-assign]
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(base: Path, tmp_path: Path) -> None:
+    whole = refinement(base, tmp_path / "whole").run()
+    first = refinement(base, tmp_path / "parts")
+    interrupt_at(first, 10)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = refinement(base, tmp_path / "parts")
+    assert second.resumed
+    assert 0 < second.env_steps < 300
+    assert (second.refiner.practice.runner.time > 0).any()
+    resumed = second.run()
+    assert torch.equal(weights(whole), weights(resumed))
+    assert whole.provenance == resumed.provenance.__class__(
+        **{**vars(resumed.provenance), "config": whole.provenance.config}
+    )
+    curves = [
+        [(r["step"], r["success"]) for r in read_metrics(tmp_path / n / "metrics.jsonl") if "success" in r]
+        for n in ("whole", "parts")
+    ]
+    assert curves[0] == curves[1]
+    assert [step // 100 for step, _ in curves[0]] == [0, 1, 2, 3]
+
+
+def test_the_run_directory_holds_the_newest_the_best_the_curve_and_the_costs(
+    base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    refinement(base, out).run()
+    assert len(steps(out)) == 1
+    refined, best = load(out), load(out / "best")
+    assert refined.provenance.step >= 300
+    assert refined.provenance.task == toy_task(horizon=14)
+    practised = {seed for seed in refined.provenance.used_seeds if 1_000_000 <= seed < 2_000_000}
+    assert {1, 2, 3, *episode_seeds("select", 4)} < set(refined.provenance.used_seeds)
+    assert practised == set(episode_seeds("practice", len(practised)))
+    summary = json.loads((out / "refine.json").read_text())
+    assert best.provenance.step == summary["best_step"]
+    rows = read_metrics(out / "metrics.jsonl")
+    assert next(r["warmup"] for r in rows if "warmup" in r) > 0
+    spent = sum(r.get("seconds_env", 0.0) for r in rows)
+    assert summary["minutes_per_million"]["env"] == pytest.approx(spent / 60 / (summary["env_steps"] / 1e6))
+    assert (out / "refine.png").stat().st_size > 1000
+    settings = EvaluateConfig(checkpoint=str(out), episodes=3, workers=0, video=0, device="cpu")
+    assert run_evaluation(settings, progress=False).evaluation is not None
+
+
+def test_an_equal_configuration_resumes_with_more_steps_and_another_is_refused(
+    base: Path, tmp_path: Path
+) -> None:
+    refinement(base, tmp_path / "run").run()
+    longer = refinement(base, tmp_path / "run", steps=400)
+    assert longer.env_steps >= 300
+    assert longer.run().provenance.step >= 400
+    with pytest.raises(ConfigError, match=r"method.size: None there, 0.5 now"):
+        refinement(base, tmp_path / "run", method={"name": "test_drift", "size": 0.5})
+    other = saved(toy_policy(toy_task(horizon=14), network={"name": "mlp", "width": 32}), tmp_path / "other")
+    with pytest.raises(ConfigError, match="base: "):
+        refinement(other, tmp_path / "run")
+    with pytest.raises(ConfigError, match="lanes: 3 there, 4 now"):
+        refinement(base, tmp_path / "run", lanes=4)
+
+
+def test_what_is_not_finite_is_named_and_not_saved(base: Path, tmp_path: Path) -> None:
+    broken = refinement(base, tmp_path / "run")
+    broken.refiner.advance = lambda: {"loss": 1.0, "kl": float("nan")}  # type: ignore[method-assign]
+    with pytest.raises(NotFiniteError, match=r"environment step 0: kl\."):
+        broken.run()
+    assert not steps(tmp_path / "run")
+
+
+def test_a_policy_of_another_robot_or_without_a_task_is_refused(base: Path, tmp_path: Path) -> None:
+    policy = toy_policy()
+    policy.provenance = type(policy.provenance)()
+    with pytest.raises(ConfigError, match="without a task: give task="):
+        refinement(saved(policy, tmp_path / "taskless"), tmp_path / "run")
+    task = toy_task().to_dict() | {"env": {"name": "toy", "wrong": 1}}
+    with pytest.raises(ConfigError, match="wrong"):
+        refinement(base, tmp_path / "run", task=task)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(base: Path, tmp_path: Path) -> None:
+    refinement(base, tmp_path / "run").run()
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="seed 0, not 1"):
+        refinement(base, tmp_path / "run", seed=1)
+
+
+def test_the_command_refines_and_says_what_is_next(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["lanes=4", "workers=0", "steps=200", "evaluate.every=100", "evaluate.episodes=2", "device=cpu"]
+    small += ["evaluate.workers=0", "method.chunks=5", "method.denoising_steps=4", "method.finetuned_steps=2"]
+    command("refine", f"checkpoint={base}", f"out={tmp_path}/run", *small)
+    said = capsys.readouterr().out
+    assert f"evaluate.py checkpoint={tmp_path}/run/best" in said
+    assert "Minutes a million steps" in said

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from robopolicy.data.store import EpisodeStore
+from robopolicy.errors import CheckpointError, ConfigError, DataError
+from robopolicy.rl.convention import ConventionConfig
+from robopolicy.rl.replay import Replay, demonstration_rows, mixed
+from tests.toy_env import toy_spec, toy_task
+
+
+def rows(start: int, count: int) -> dict[str, Tensor]:
+    number = torch.arange(start, start + count, dtype=torch.float32)
+    return {"reward": number, "state": torch.stack([number, -number], -1)}
+
+
+def held(replay: Replay) -> set[float]:
+    drawn = replay.sample(2000, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn["state"], torch.stack([drawn["reward"], -drawn["reward"]], -1))
+    return set(drawn["reward"].tolist())
+
+
+def test_the_oldest_rows_make_room() -> None:
+    replay = Replay(5)
+    for start in (0, 3, 6):
+        replay.add(rows(start, 3))
+    assert len(replay) == 5
+    assert held(replay) == {4, 5, 6, 7, 8}
+    replay.add(rows(100, 12))  # more than there is room for
+    assert held(replay) == {107, 108, 109, 110, 111}
+
+
+@pytest.mark.parametrize("count", [0, 3, 5, 8])
+def test_a_restored_replay_draws_and_forgets_the_same(count: int) -> None:
+    replay, other = Replay(5), Replay(5)
+    for start in range(count):
+        replay.add(rows(start, 1))
+    other.load_tensors({k: v.clone() for k, v in replay.tensors("replay").items()}, "replay")
+    for start in (50, 60):
+        for one in (replay, other):
+            one.add(rows(start, 2))
+        drawn = [one.sample(40, torch.Generator().manual_seed(1)) for one in (replay, other)]
+        assert torch.equal(drawn[0]["reward"], drawn[1]["reward"])
+
+
+def test_another_capacity_is_refused() -> None:
+    replay = Replay(5)
+    replay.add(rows(0, 8))
+    with pytest.raises(CheckpointError, match="capacity"):
+        Replay(6).load_tensors(replay.tensors("replay"), "replay")
+
+
+def test_rows_of_another_kind_are_refused() -> None:
+    replay = Replay(5)
+    replay.add(rows(0, 1))
+    with pytest.raises(ConfigError, match="state"):
+        replay.add({"reward": torch.zeros(1)})
+    with pytest.raises(DataError, match="empty"):
+        Replay(5).sample(1, torch.Generator())
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 16), (0.25, 8), (0.0, 0), (1.0, 32)])
+def test_the_mixture_is_exact(share: float, expected: int) -> None:
+    online, offline = Replay(10), Replay(10)
+    online.add(rows(0, 10))
+    offline.add(rows(1000, 10))
+    drawn = mixed(online, offline, 32, torch.Generator().manual_seed(0), share)["reward"]
+    assert len(drawn) == 32
+    assert int((drawn >= 1000).sum()) == expected
+    alone = mixed(online, None, 32, torch.Generator().manual_seed(0), share)["reward"]
+    assert len(alone) == 32
+    assert int((alone >= 1000).sum()) == 0
+
+
+def demonstrations(path: Path, *, success: bool | None = True) -> str:
+    """Two episodes whose numbers tell episode and time; the first succeeded in its last two steps."""
+    store = EpisodeStore.create(
+        path, toy_spec(), task=toy_task(success_hold=1).to_dict(), extra={"reward": ()}
+    )
+    for episode, (length, succeeded) in enumerate(((5, success), (3, False))):
+        time = np.arange(length, dtype=np.float32)
+        store.append(
+            {
+                "position": np.stack([100 * episode + time, time], -1).astype(np.float32),
+                "goal": np.zeros((length, 2), np.float32),
+                "action": np.stack([time, np.full(length, episode)], -1).astype(np.float32) / 10,
+                "reward": 10 * time,
+            },
+            success=succeeded,
+        )
+    return str(path)
+
+
+def loaded(path: str, **convention: object) -> dict[str, Tensor]:
+    return demonstration_rows(
+        path,
+        toy_spec(),
+        ConventionConfig(**convention),  # type: ignore[arg-type]
+        obs_horizon=2,
+        action_horizon=2,
+        gamma=0.5,
+    )
+
+
+def test_demonstrations_that_end_at_success(tmp_path: Path) -> None:
+    found = loaded(demonstrations(tmp_path / "a.zarr"), terminate=True)
+    # Success at time 3 ends the first episode there; the second runs out of time.
+    start = found["observation.position"][:, -1, 0].tolist()
+    assert start == [0, 1, 2, 3, 100, 101, 102]
+    assert found["reward"].tolist() == [0, 0, 0.5, 1, 0, 0, 0]
+    assert found["discount"].tolist() == [0.25, 0.25, 0, 0, 0.25, 0.25, 0.5]
+    after = found["next_observation.position"][:, -1, 0].tolist()
+    assert after[:2] == [2, 3]
+    assert after[4:] == [102, 102, 102]
+    assert found["observation.position"][0, :, 0].tolist() == [0, 0]
+    torch.testing.assert_close(found["action"][1, :, 0], torch.tensor([0.1, 0.2]))
+
+
+def test_demonstrations_that_go_on_after_success(tmp_path: Path) -> None:
+    found = loaded(demonstrations(tmp_path / "a.zarr"), reward="cost")
+    assert found["reward"].tolist() == [-1.5, -1.5, -1, 0, 0, -1.5, -1.5, -1]
+    assert found["discount"].tolist() == [0.25, 0.25, 0.25, 0.25, 0.5, 0.25, 0.25, 0.5]
+
+
+def test_rewards_that_were_recorded(tmp_path: Path) -> None:
+    found = loaded(demonstrations(tmp_path / "a.zarr"), reward="env", scale=2.0)
+    assert found["reward"].tolist() == [10, 40, 70, 100, 80, 10, 40, 40]
+
+
+def test_demonstrations_of_unknown_success_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 episodes succeeded"):
+        loaded(demonstrations(tmp_path / "a.zarr", success=None))
