@@ -45,7 +45,9 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
     started, done = time.monotonic(), 0
     plan = read_plan(config.plan)
     cells = [cell for cell in plan.cells() if config.only in str(cell.file)]
-    stores = {cell.task: max(c.demonstrations for c in plan.cells() if c.task == cell.task) for cell in cells}
+    stores: dict[tuple[str, ...], int] = {}
+    for cell in plan.cells():
+        stores[_store(cell)] = max(stores.get(_store(cell), 0), cell.demonstrations)
     for cell in cells:
         target = Path(config.results) / cell.file
         if target.exists() or time.monotonic() - started > config.hours * 3600:
@@ -54,9 +56,14 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
             if not mine or target.exists():
                 continue
             print(f"{cell.file} ({' '.join(cell.settings)})", flush=True)
-            _run(cell, stores[cell.task], target, config)
+            _run(cell, stores[_store(cell)], target, config)
             done += 1
     return done, sum(not (Path(config.results) / cell.file).exists() for cell in cells)
+
+
+def _store(cell: Cell) -> tuple[str, ...]:
+    """What cells that are trained from one store have in common."""
+    return cell.task, *(word for word in cell.settings if word.startswith("data="))
 
 
 def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -> None:
