@@ -18,7 +18,7 @@ from torch import Tensor
 
 from robopolicy.diffusion.denoiser import Denoiser
 from robopolicy.diffusion.noise import Schedule
-from robopolicy.diffusion.samplers import Bounds, Correct, Sampler, SamplerConfig, clean_at, denoise
+from robopolicy.diffusion.samplers import Sampler, SamplerConfig, Walk, clean_at, denoise
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
@@ -72,21 +72,12 @@ class Floored(Sampler):
         spread = self.config.eta * following / current * (current**2 - following**2).sqrt()
         return torch.maximum(spread, floor * self.scale)
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        eta: float,
-        step_noise: Tensor | None,
-        clip: Bounds | None,
-        chain: list[Tensor] | None,
-        correct: Correct | None,
-    ) -> Tensor:
+    def advance(self, denoiser: Denoiser, x: Tensor, walk: Walk) -> Tensor:
         """From the first noise level to the last; with eta 0 the plain deterministic way."""
-        if eta == 0 or step_noise is None:
-            return denoise(denoiser, x, self.sigmas, clip=clip, chain=chain, correct=correct)
-        noise = step_noise.clamp(-self.config.noise_clip, self.config.noise_clip)
+        clip, chain = walk.clip, walk.chain
+        if walk.eta == 0 or walk.step_noise is None:
+            return denoise(denoiser, x, self.sigmas, clip=clip, chain=chain, correct=walk.correct)
+        noise = walk.step_noise.clamp(-self.config.noise_clip, self.config.noise_clip)
         levels, carry, deviation = self.sigmas.tolist(), self.carry.tolist(), self.deviation.tolist()
         if chain is not None:
             chain.append(x)

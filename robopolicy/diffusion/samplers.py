@@ -91,6 +91,17 @@ class SamplerConfig:
             raise ConfigError(f"A sampler needs steps >= 1, got {self.steps}.")
 
 
+@dataclass(frozen=True)
+class Walk:
+    """How a sampler goes down its noise levels; the fields are arguments of `denoise`."""
+
+    eta: float
+    step_noise: Tensor | None
+    clip: Bounds | None
+    chain: list[Tensor] | None
+    correct: Correct | None
+
+
 class Sampler(abc.ABC):
     """Noise levels to visit, and the solver that visits them.
 
@@ -145,23 +156,11 @@ class Sampler(abc.ABC):
         if step_noise is not None and self.corrector.steps:
             first = self.steps if eta else 0
             correct = self._correct(denoiser, step_noise[first:], clip)
-        return self.advance(
-            denoiser, x, eta=eta, step_noise=step_noise, clip=clip, chain=chain, correct=correct
-        )
+        return self.advance(denoiser, x, Walk(eta, step_noise, clip, chain, correct))
 
     @abc.abstractmethod
-    def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        eta: float,
-        step_noise: Tensor | None,
-        clip: Bounds | None,
-        chain: list[Tensor] | None,
-        correct: Correct | None,
-    ) -> Tensor:
-        """From the first noise level to the last; arguments as for `denoise`."""
+    def advance(self, denoiser: Denoiser, x: Tensor, walk: Walk) -> Tensor:
+        """From the first noise level to the last."""
 
     def _correct(self, denoiser: Denoiser, noise: Tensor, clip: Bounds | None) -> Correct:
         settings, levels = self.corrector, self.sigmas.tolist()
@@ -195,21 +194,11 @@ class DDIM(Sampler):
         super().__init__(config, train_steps=train_steps, schedule=schedule)
         self.eta = config.eta
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        eta: float,
-        step_noise: Tensor | None,
-        clip: Bounds | None,
-        chain: list[Tensor] | None,
-        correct: Correct | None,
-    ) -> Tensor:
+    def advance(self, denoiser: Denoiser, x: Tensor, walk: Walk) -> Tensor:
         """`denoise`."""
         return denoise(
-            denoiser, x, self.sigmas,
-            eta=eta, step_noise=step_noise, clip=clip, chain=chain, correct=correct,
+            denoiser, x, self.sigmas, eta=walk.eta, step_noise=walk.step_noise,
+            clip=walk.clip, chain=walk.chain, correct=walk.correct,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robopolicy.diffusion.denoiser import Denoiser
 from robopolicy.diffusion.noise import Schedule
-from robopolicy.diffusion.samplers import Bounds, Correct, Sampler, SamplerConfig, clean_at
+from robopolicy.diffusion.samplers import Bounds, Correct, Sampler, SamplerConfig, Walk, clean_at
 from robopolicy.registry import register
 
 
@@ -79,19 +79,9 @@ class DPM(Sampler):
     def __init__(self, config: DPMConfig, *, train_steps: int, schedule: Schedule) -> None:
         super().__init__(config, train_steps=train_steps, schedule=schedule)
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        eta: float,
-        step_noise: Tensor | None,
-        clip: Bounds | None,
-        chain: list[Tensor] | None,
-        correct: Correct | None,
-    ) -> Tensor:
+    def advance(self, denoiser: Denoiser, x: Tensor, walk: Walk) -> Tensor:
         """Deterministic but for the corrector."""
-        return dpm_multistep(denoiser, x, self.sigmas, clip=clip, correct=correct)
+        return dpm_multistep(denoiser, x, self.sigmas, clip=walk.clip, correct=walk.correct)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +103,6 @@ class Heun(Sampler):
         """Two a step, but one in the last."""
         return super().calls(corrected=corrected) + self.steps - 1
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        eta: float,
-        step_noise: Tensor | None,
-        clip: Bounds | None,
-        chain: list[Tensor] | None,
-        correct: Correct | None,
-    ) -> Tensor:
+    def advance(self, denoiser: Denoiser, x: Tensor, walk: Walk) -> Tensor:
         """Deterministic but for the corrector."""
-        return heun(denoiser, x, self.sigmas, clip=clip, correct=correct)
+        return heun(denoiser, x, self.sigmas, clip=walk.clip, correct=walk.correct)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +19,7 @@ from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.distributed import Ranks
 from robopolicy.learning.ema import EMAConfig, ema_decay, ema_update, shadow
+from robopolicy.learning.interrupt import interrupt_held
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import dump_and_raise, refuse_broken
 from robopolicy.networks.attention import split_by_decay
@@ -138,7 +136,7 @@ class Trainer:
         policy.train()
         try:
             while self.step < config.steps:
-                with _interrupt_held():  # a checkpoint between two updates is the only exact one
+                with interrupt_held():  # a checkpoint between two updates is the only exact one
                     loss, logs = self._update()
                     self.step += 1
                 for key, value in {"loss": loss, **logs}.items():
@@ -258,19 +256,3 @@ class Trainer:
             self.optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in entries.items()
             }
-
-
-@contextlib.contextmanager
-def _interrupt_held() -> Iterator[None]:
-    """Let a Ctrl-C that arrives inside take effect on leaving (none arrives outside the main thread)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if arrived:
-        raise KeyboardInterrupt

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.learning import checkpoint as ckpt
+from robopolicy.learning.interrupt import interrupt_held
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import NotFiniteError, refuse_broken
 from robopolicy.learning.run import open_run
 from robopolicy.learning.train import choose_device
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import build, config_class, get, parse, plain
-from robopolicy.rl.interrupt import interrupt_held
 from robopolicy.rl.refiner import Refiner
 from robopolicy.rollout import PolicyActor
 from robopolicy.seeding import episode_seeds
@@ -45,6 +45,7 @@ PRACTICE_SEEDS = 50_000
 """Practice seeds set apart for each run's seed; a longer run goes on with those of the next."""
 PARTS = ("env", "sampling", "update", "evaluation")
 MILESTONES = (0.8, 0.9, 0.95)
+HOLDING = "Finishing this iteration, then saving. Ctrl-C again stops at once, without saving."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ class Refinement:
                 if last:
                     break
                 before = self.env_steps
-                with interrupt_held():
+                with interrupt_held(HOLDING):
                     row = {"warmup": float(self.refiner.warming), **self.refiner.advance()}
                     self._refuse_broken(row)
                 for part in PARTS:

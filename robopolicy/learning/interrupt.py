@@ -1,4 +1,4 @@
-"""Ctrl-C during an iteration."""
+"""Ctrl-C where a checkpoint would not be exact."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from tqdm import tqdm
 
 
 @contextlib.contextmanager
-def interrupt_held() -> Iterator[None]:
-    """Let a first Ctrl-C take effect on leaving, where a checkpoint is exact; a second one at once."""
+def interrupt_held(note: str = "") -> Iterator[None]:
+    """Let a first Ctrl-C take effect on leaving, where a checkpoint is exact; a second one at once.
+
+    Outside the main thread none arrives.
+
+    Args:
+        note: said at the first one, where leaving may take a while.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -22,7 +28,8 @@ def interrupt_held() -> Iterator[None]:
         if arrived:
             raise _AtOnce
         arrived.append(number)
-        tqdm.write("Finishing this iteration, then saving. Ctrl-C again stops at once, without saving.")
+        if note:
+            tqdm.write(note)
 
     previous = signal.signal(signal.SIGINT, hold)
     try:
