@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "device",
     "workers",
     "steps",
+    "stop_at",
     "checkpoint_seconds",
     "threads",
     "wandb",
@@ -74,6 +75,8 @@ class RefineConfig:
     """Instead of the checkpoint's own."""
     steps: int = 2_000_000
     """Environment steps at most, warm-up included; a run may be resumed with more."""
+    stop_at: float | None = None
+    """Stop at the first evaluation with this success rate."""
     lanes: int = 16
     workers: int = 2
     evaluate: CheckConfig = field(default_factory=CheckConfig)
@@ -93,6 +96,8 @@ class RefineConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.lanes, self.log_every) < 1 or self.workers < 0:
             raise ConfigError("refine needs steps, lanes, log_every >= 1 and workers >= 0.")
+        if self.stop_at is not None and not 0 < self.stop_at <= 1:
+            raise ConfigError(f"refine: stop_at is a success rate in (0, 1], got {self.stop_at}.")
 
     def directory(self, task: Task) -> Path:
         """The run's directory."""
@@ -191,6 +196,7 @@ class Refinement:
                 ):
                     log.add(self.env_steps, self._check())
                     refinement_curve(self.directory / "metrics.csv", self.directory / "refine.png")
+                last = last or (config.stop_at is not None and self.best >= config.stop_at)
                 if last or time.monotonic() - saved > config.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()

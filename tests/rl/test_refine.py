@@ -169,6 +169,21 @@ def test_an_equal_configuration_resumes_with_more_steps_and_another_is_refused(
         refinement(base, tmp_path / "run", lanes=4)
 
 
+def test_a_run_stops_where_it_is_good_enough_and_goes_on_when_asked_for_more(
+    base: Path, tmp_path: Path
+) -> None:
+    run = refinement(base, tmp_path / "run", stop_at=0.9)
+    run.best = 0.95
+    run.run()
+    assert run.env_steps == 0
+    more = refinement(base, tmp_path / "run")
+    assert more.resumed
+    more.run()
+    assert more.env_steps >= more.config.steps
+    with pytest.raises(ConfigError, match="stop_at is a success rate"):
+        refinement(base, tmp_path / "other", stop_at=95.0)
+
+
 def test_what_is_not_finite_is_named_and_not_saved(base: Path, tmp_path: Path) -> None:
     broken = refinement(base, tmp_path / "run")
     broken.refiner.advance = lambda: {"loss": 1.0, "kl": float("nan")}  # type: ignore[method-assign]
