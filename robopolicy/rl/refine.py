@@ -321,7 +321,7 @@ class Refinement:
 
     def _summarise(self, rows: list[dict[str, Any]]) -> None:
         curve = [(row["step"], row["success"]) for row in rows if "success" in row]
-        millions = self.env_steps / 1e6
+        millions = max(self.env_steps, 1) / 1e6
         found = {
             "env_steps": self.env_steps,
             "base_success": curve[0][1],
