@@ -1,7 +1,7 @@
 """The MuJoCo model of the Unitree G1 tasks: the upper body moves, the pelvis is held and the legs stand.
 
-The robot is ``assets/g1.xml``. Each joint of waist and arms is a servo with the gains and torque limits of the
-robot's joint controllers, evaluated at every physics step.
+The robot is ``assets/g1.xml``. Each joint of waist and arms is a servo with the gains and torque limits of
+the robot's joint controllers, evaluated at every physics step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+ASSET = Path(__file__).parent / "assets" / "g1.xml"
 PHYSICS_HZ = 500
 _LEG = ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll")
 _WAIST = ("waist_yaw", "waist_roll", "waist_pitch")
@@ -43,7 +44,7 @@ BOX = np.array([0.09, 0.12, 0.08])
 """Half the sides of the box, metres."""
 BOX_MASS = 0.6
 HAND_RADIUS = 0.035
-_TABLE_X = (0.22, 0.58)
+_TABLE_X = (0.26, 0.60)
 _TABLE_Y = 0.35
 _COLOURS = {"left": [0.20, 0.55, 0.95, 1.0], "right": [0.95, 0.45, 0.15, 1.0]}
 
@@ -62,7 +63,7 @@ class G1:
     hands: tuple[int, int]
     """Sites of the left and the right hand."""
     origin: np.ndarray
-    """The pelvis in the world `[3]`; it is not turned."""
+    """The pelvis in the world `[3]`, which is not turned against it; places are told from there."""
 
 
 def gains(joint: str) -> tuple[float, float]:
@@ -72,7 +73,7 @@ def gains(joint: str) -> tuple[float, float]:
 
 def build(*, box: bool) -> G1:
     """The robot with a table and a box before it, or with a target for each hand."""
-    spec = mujoco.MjSpec.from_file(str(Path(__file__).parent / "assets" / "g1.xml"))
+    spec = mujoco.MjSpec.from_file(str(ASSET))
     spec.option.timestep = 1.0 / PHYSICS_HZ
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10.0  # a held box creeps less
@@ -80,15 +81,13 @@ def build(*, box: bool) -> G1:
     _add_servos(spec)
     origin = np.array([0.0, 0.0, _PELVIS_Z])
     _add_surroundings(spec)
-    if box:
-        _add_box(spec, origin)
-    else:
-        for side in SIDES:
-            target = spec.worldbody.add_body(name=f"{side}_target", mocap=True)
-            _add_shape(target, mujoco.mjtGeom.mjGEOM_SPHERE, [0.025, 0, 0], [*_COLOURS[side][:3], 0.6])
+    furnish(spec, origin, box=box)
     for side in SIDES:
         hand = next(site for site in spec.sites if site.name == f"{side}_hand").parent
         hand.geoms[0].rgba = _COLOURS[side]
+        _add_ball(spec.body(f"{side}_shoulder_roll_link"), 0.045, [0.0, 0.0, -0.01])
+    _add_ball(spec.body("torso_link"), 0.045, [0.005, 0.0, 0.33])
+    _add_ball(spec.body("torso_link"), 0.07, [0.0, 0.0, 0.02])
     model = spec.compile()
     joints = [model.joint(name) for name in JOINTS]
     return G1(
@@ -102,6 +101,19 @@ def build(*, box: bool) -> G1:
         hands=(model.site("left_hand").id, model.site("right_hand").id),
         origin=origin,
     )
+
+
+def furnish(spec: mujoco.MjSpec, origin: np.ndarray, *, box: bool) -> None:
+    """Add what a task needs beside a robot whose pelvis is at `origin` `[3]`.
+
+    Either a table and the free body "box", or the mocap bodies "left_target" and "right_target".
+    """
+    if box:
+        _add_box(spec, origin)
+        return
+    for side in SIDES:
+        target = spec.worldbody.add_body(name=f"{side}_target", mocap=True)
+        _add_shape(target, mujoco.mjtGeom.mjGEOM_SPHERE, [0.045, 0, 0], [*_COLOURS[side][:3], 0.5])
 
 
 def _hold_lower_body(spec: mujoco.MjSpec) -> None:
@@ -164,9 +176,10 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
 def _add_camera(spec: mujoco.MjSpec, name: str, *, eye: list[float], at: list[float]) -> None:
     back = np.array(eye) - np.array(at)
     right = np.cross([0.0, 0.0, 1.0], back)
-    up = np.cross(back, right)
-    camera = spec.worldbody.add_camera(name=name, pos=eye, fovy=42)
-    camera.alt.xyaxes = [*right, *up]
+    axes = [axis / np.linalg.norm(axis) for axis in (right, np.cross(back, right), back)]
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, np.stack(axes, axis=1).ravel())
+    spec.worldbody.add_camera(name=name, pos=eye, quat=quaternion, fovy=42)
 
 
 def _add_box(spec: mujoco.MjSpec, origin: np.ndarray) -> None:
@@ -191,6 +204,11 @@ def _add_box(spec: mujoco.MjSpec, origin: np.ndarray) -> None:
         friction=[1.0, 0.02, 0.0001],
         rgba=[0.85, 0.70, 0.25, 1.0],
     )
+
+
+def _add_ball(body: mujoco.MjsBody, radius: float, place: list[float]) -> None:
+    """Fills a gap between two shells."""
+    _add_shape(body, mujoco.mjtGeom.mjGEOM_SPHERE, [radius, 0, 0], [0.45, 0.46, 0.48, 1.0]).pos = place
 
 
 def _add_shape(

@@ -28,7 +28,8 @@ def words(tmp_path: Path) -> list[str]:
     assert len(EpisodeStore.open(tmp_path / "toy.zarr")) == 2
     return [
         f"checkpoint={tmp_path}/energy_denoising", f"reference={tmp_path}/diffusion",
-        f"data={tmp_path}/toy.zarr", f"out={tmp_path}/checks", "episodes=3", "lanes=3", "workers=0", "block=select",
+        f"data={tmp_path}/toy.zarr", f"out={tmp_path}/checks", "episodes=3", "lanes=3",
+        "workers=0", "block=select",
     ]  # fmt: skip
 
 
