@@ -88,6 +88,7 @@ def test_families_of_policies_take_turns(tmp_path: Path) -> None:
     assert "| beso | 3." in (tmp_path / "page.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_environments_and_evaluation_are_measured(tmp_path: Path) -> None:
     overrides = ["tasks=[lift]", "workers=[1]", "episodes=1"]

@@ -42,6 +42,7 @@ def test_cells_are_run_once_and_land_on_the_page(tmp_path: Path, monkeypatch: py
     assert "1 of 2 planned cells are run" in (tmp_path / "results.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_the_same_weights_are_evaluated_in_several_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -124,6 +124,7 @@ def told_store(path: Path) -> None:
         store.append(arrays, seed=seed, instruction=text)
 
 
+@pytest.mark.slow
 def test_it_does_what_it_is_told(tmp_path: Path) -> None:
     """The same states, two instructions: through the store, training, the checkpoint and the task."""
     told_store(tmp_path / "told.zarr")

@@ -94,7 +94,10 @@ def test_sampling_leaves_the_mode_and_uses_none_of_the_dropout() -> None:
     assert policy.training
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "velocity"])
+@pytest.mark.parametrize(
+    "prediction",
+    ["sample", *(pytest.param(name, marks=pytest.mark.slow) for name in ("epsilon", "velocity"))],
+)
 def test_learns_two_modes_and_never_their_average(prediction: str) -> None:
     """The simplest multimodal task: from the same observation go left or right, never straight."""
     policy = make_policy(prediction=prediction, sampler={"name": "ddim", "steps": 20})

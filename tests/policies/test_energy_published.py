@@ -30,6 +30,7 @@ def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+@pytest.mark.slow
 def test_the_published_recipe_averages_modes() -> None:
     """A descent from pure noise with a squared error: the best answer is the mean, 0, and it finds it."""
     sampled = learn(published(), steps=150, count=64)
@@ -37,6 +38,7 @@ def test_the_published_recipe_averages_modes() -> None:
     assert float((sampled.abs() - 1).abs().mean()) > 0.6
 
 
+@pytest.mark.slow
 def test_from_noised_demonstrations_it_finds_both_modes() -> None:
     assert_two_modes(learn(published(training="noised_demo"), steps=400))
 

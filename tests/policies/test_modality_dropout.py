@@ -33,6 +33,7 @@ def test_whole_groups_are_zero_in_training_and_none_otherwise() -> None:
     assert not (complete == 0).any()
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     assert_two_modes(learn(make("modality_dropout", sampler={"name": "ddim", "steps": 20}), steps=400))
 

@@ -73,6 +73,7 @@ def test_policies_without_a_gaussian_are_refused() -> None:
         make(make().refined())
 
 
+@pytest.mark.slow
 def test_it_makes_an_unreliable_clone_reliable() -> None:
     task = toy_task(horizon=16, env={"speed": 0.2, "reach": 0.05}, noise=0.3)
     base = cloned_policy(task, episodes=6, updates=60, **GAUSSIAN)
