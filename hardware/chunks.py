@@ -227,10 +227,17 @@ class TemporalEnsemble:
         self._chunks.sort(key=lambda entry: entry[0])
         return None
 
+    def rows(self, t0_ns: int, dt_ns: int) -> np.ndarray:
+        """What is to be done from `t0_ns` on, as far as a chunk reaches `[T, Da]`."""
+        self._chunks = [entry for entry in self._chunks if entry[1].end_ns >= t0_ns]
+        last = max((trajectory.end_ns for _, trajectory in self._chunks), default=t0_ns - dt_ns)
+        found = [self.sample(t) for t in range(t0_ns, last + 1, dt_ns)]
+        values = [playing.value for playing in found if playing is not None]
+        return np.stack(values) if values else np.zeros((0, self.size))
+
     def sample(self, now_ns: int) -> Playing | None:
         """The weighted mean at this time; None if no chunk covers it."""
-        self._chunks = [entry for entry in self._chunks if entry[1].end_ns >= now_ns]
-        live = [trajectory for _, trajectory in self._chunks if trajectory.t0_ns <= now_ns]
+        live = [t for _, t in self._chunks if t.t0_ns <= now_ns <= t.end_ns]
         if not live:
             return None
         weights = ensemble_weights(len(live), self.m)

@@ -61,6 +61,7 @@ class Shadow:
         first, last = int(self._address[0]), int(self._address[-1]) + 1
         ordered = np.array_equal(self._address, np.arange(first, last))
         self._where: slice | np.ndarray = slice(first, last) if ordered else self._address
+        self._names = spec.end_effectors
         self._sites = np.array([self._site(name) for name in spec.end_effectors], dtype=int)
         self._jacobian = np.zeros((3, self.model.nv))
         self._dof = np.array([int(self.model.joint(name).dofadr[0]) for name in spec.names])
@@ -72,6 +73,20 @@ class Shadow:
         self.data.qpos[self._where] = q
         mujoco.mj_kinematics(self.model, self.data)
         return self.data.site_xpos[self._sites]
+
+    def poses(self, q: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Position `[3]` and quaternion `[4]`, real part first, of every end effector at positions `[n]`.
+
+        The quaternion is a product along the chain of bodies, hence continuous in q.
+        """
+        self.place(q)
+        found = {}
+        for name, site in zip(self._names, self._sites, strict=True):
+            quaternion = np.empty(4)
+            body = self.data.xquat[self.model.site_bodyid[site]]
+            mujoco.mju_mulQuat(quaternion, body, self.model.site_quat[site])
+            found[name] = self.data.site_xpos[site].copy(), quaternion
+        return found
 
     def penetration(self) -> float:
         """By how much the worst distance is below its margin, where the last `place` put it; 0 is free."""

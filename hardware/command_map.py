@@ -7,6 +7,7 @@ home posture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,8 @@ from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.registry import parse
 from robopolicy.spec import ActionPart, ActionSpec
 
+Pose = tuple[np.ndarray, np.ndarray]
+_SUBSTEPS = 10
 Representation = Literal["ee_pose", "ee_pose_relative", "joint_position"]
 
 
@@ -37,6 +40,10 @@ class CommandMapConfig:
     """Where the policy's frame is in the world frame of the robot's model, metres."""
     turn: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
     """Orientation of the policy's frame there, quaternion wxyz."""
+    stiffness: float = 0.0
+    """1/s^2. Poses are set points of a critically damped controller of this stiffness, held for a policy step
+    each, and what is sent is the way that it takes: for policies that were trained with such a controller, on
+    robots that follow at once. 0: poses are reached at their times."""
     gripper_open: float = -1.0
     gripper_closed: float = 1.0
     """Values of the gripper action."""
@@ -52,6 +59,10 @@ class CommandMapConfig:
             raise ConfigError("command_map.origin has 3 numbers and turn 4 (a quaternion wxyz).")
         if not self.iterations > 0 or not self.damping > 0:
             raise ConfigError("command_map.iterations and damping must be positive.")
+        if not 0 <= self.stiffness < 1e4:
+            raise ConfigError(f"command_map.stiffness must be in [0, 10000), got {self.stiffness}.")
+        if self.stiffness and self.representation == "joint_position":
+            raise ConfigError("command_map.stiffness is for poses.")
         if self.gripper_open == self.gripper_closed:
             raise ConfigError("command_map.gripper_open and gripper_closed must differ.")
 
@@ -107,12 +118,16 @@ class CommandMap:
         if spec.gripper and self._gripper is None:
             raise SpecMismatch(f"{spec.name} has a gripper; the action has no gripper part.")
 
-    def waypoints(self, actions: np.ndarray, q: np.ndarray) -> Waypoints:
+    def waypoints(
+        self, actions: np.ndarray, q: np.ndarray, *, dq: np.ndarray | None = None, dt_s: float = 0.05
+    ) -> Waypoints:
         """Joint waypoints of a decoded chunk.
 
         Args:
             actions: `[T, Da]`, in the policy's units.
             q: measured joint positions `[n]` at the chunk's observation.
+            dq: and velocities, where the map has a stiffness; 0 by default.
+            dt_s: a policy step.
 
         Raises:
             SpecMismatch: another number of action dimensions.
@@ -127,12 +142,20 @@ class CommandMap:
             joints[:, self._moving] = actions[:, self._joints]
         else:
             start = [self._pose(goal.site, q) for goal in self._goals]
+            ways = [
+                [self._target(goal, action, pose) for action in actions]
+                for goal, pose in zip(self._goals, start, strict=True)
+            ]
+            if self.config.stiffness:
+                moving = [self._velocity(goal.site, q, dq) for goal in self._goals]
+                rate = float(np.sqrt(self.config.stiffness))
+                ways = [
+                    approach(pose, velocity, way, rate, dt_s)
+                    for pose, velocity, way in zip(start, moving, ways, strict=True)
+                ]
             last = np.array(q, dtype=np.float64)
             for row in range(count):
-                targets = [
-                    self._target(goal, actions[row], pose)
-                    for goal, pose in zip(self._goals, start, strict=True)
-                ]
+                targets = [way[row] for way in ways]
                 last, position_error[row], rotation_error[row] = self._solve(last, targets)
                 joints[row] = last
         if self._gripper is not None and self.spec.gripper is not None:
@@ -194,6 +217,17 @@ class CommandMap:
         self._shadow.place(q)
         data = self._shadow.data
         return data.site_xpos[site].copy(), data.site_xmat[site].reshape(3, 3).copy()
+
+    def _velocity(self, site: int, q: np.ndarray, dq: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Linear and angular velocity of a site in the model's frame."""
+        if dq is None:
+            return np.zeros(3), np.zeros(3)
+        shadow = self._shadow
+        shadow.place(q)
+        mujoco.mj_comPos(shadow.model, shadow.data)
+        mujoco.mj_jacSite(shadow.model, shadow.data, self._jacobian[:3], self._jacobian[3:], site)
+        both = self._jacobian[:, self._dof] @ dq[self._moving]
+        return both[:3], both[3:]
 
     def _target(
         self, goal: _Goal, action: np.ndarray, start: tuple[np.ndarray, np.ndarray]
@@ -257,6 +291,36 @@ class CommandMap:
                 rows.append(self._jacobian[3:, self._dof].copy())
                 turned = max(turned, float(np.linalg.norm(turn)))
         return np.concatenate(errors), np.concatenate(rows), far, turned
+
+
+def approach(
+    start: Pose,
+    velocity: tuple[np.ndarray, np.ndarray],
+    targets: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    rate: float,
+    dt_s: float,
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Where a critically damped controller is at the time of each target, which it holds until the next.
+
+    The first is `start` itself. Without a target rotation the rotation is left free.
+
+    Args:
+        start: position `[3]` and rotation `[3, 3]`.
+        velocity: linear and angular `[3]` each.
+        rate: its natural frequency, 1/s.
+    """
+    (position, rotation), (linear, angular) = start, velocity
+    step, found = dt_s / _SUBSTEPS, []
+    for goal, turned in targets:
+        found.append((position, None if turned is None else rotation))
+        for _ in range(_SUBSTEPS):
+            linear = linear + step * (rate * rate * (goal - position) - 2 * rate * linear)
+            position = position + step * linear
+            if turned is not None:
+                away = _axis_angle(turned @ rotation.T)
+                angular = angular + step * (rate * rate * away - 2 * rate * angular)
+                rotation = _matrix(step * angular, "axis_angle") @ rotation
+    return found
 
 
 def _solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:

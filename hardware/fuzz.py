@@ -6,6 +6,7 @@ The checks share no code with the guard: they recompute every limit from the spe
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,10 +45,12 @@ HOSTILE = (
     "old_observation",
     "nan_observation",
     "short_observation",
+    "stall",
 )
 _IGNORED = {"nan", "inf", "short", "matrix", "text", "complex", "none", "stale", "expired", "future"}
 _IGNORED |= {"no_observation", "old_observation", "nan_observation", "short_observation"}
 _TOLERANCE = 1e-9
+_SWING = 0.1  # rad
 
 
 @dataclass
@@ -80,26 +83,71 @@ class FuzzConfig:
     robot: RobotSpec
     commands: int = 1_000_000
     seed: int = 0
-    out: str = "results/guard"
+    speed: bool = False
+    """Measure how long the guard takes for ordinary commands instead."""
+    out: str = "results/checks"
 
     def __post_init__(self) -> None:
-        if self.commands < 1:
-            raise ConfigError(f"fuzz_guard: commands must be at least 1, got {self.commands}.")
+        if self.commands < 1000:
+            raise ConfigError(f"fuzz_guard: commands must be at least 1000, got {self.commands}.")
 
 
 def run_fuzz(config: FuzzConfig) -> str:
-    """Fuzz a robot of ``configs/robot``, write ``<out>/<robot>.json`` and say what came out.
+    """Fuzz or time a robot's guard, write ``<out>/guard_<what>_<robot>.json`` and say what came out.
 
     Raises:
         DataError: a limit was passed; names it.
     """
-    report = fuzz(config.robot, commands=config.commands, seed=config.seed)
-    path = Path(config.out) / f"{report.robot}.json"
+    name = config.robot.name
+    path = Path(config.out) / f"guard_{'speed' if config.speed else 'fuzz'}_{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if config.speed:
+        taken = speed(config.robot, commands=config.commands, seed=config.seed)
+        path.write_text(json.dumps(taken, indent=2) + "\n")
+        return f"{name}: {taken['microseconds']} microseconds a command. {path}"
+    report = fuzz(config.robot, commands=config.commands, seed=config.seed)
     path.write_text(json.dumps(plain(report), indent=2) + "\n")
     if report.violations:
-        raise DataError(f"{report.robot}: limits were passed: {report.violations}. See {path}.")
-    return f"{report.robot}: {report.commands} commands, {report.trips} trips, no limit was passed. {path}"
+        raise DataError(f"{name}: limits were passed: {report.violations}. See {path}.")
+    return f"{name}: {report.commands} commands, {report.trips} trips, no limit was passed. {path}"
+
+
+def speed(spec: RobotSpec, *, commands: int, seed: int = 0) -> dict[str, Any]:
+    """How long the guard takes for commands of smooth motions about the home pose, with all its checks.
+
+    Processor time, so that other processes do not count; wall time is beside it.
+    """
+    rng, guard, dt = np.random.default_rng(seed), Guard(spec), 1.0 / spec.control_hz
+    rate, phase = rng.uniform(0.5, 2.0, spec.size), rng.uniform(0.0, 2 * np.pi, spec.size)
+    home, begun = spec.array("home"), 1_000_000_000
+    q, dq = home.copy(), np.zeros(spec.size)
+    seen = Observation(seq=0, t_ns=begun, q=q, dq=dq, tau=np.zeros(spec.size))
+    guard.begin(seen, begun)
+    guard.start_ramp(begun - round(1e9 * spec.guard.start_ramp_s))
+    processor, wall = np.empty(commands), np.empty(commands)
+    for index in range(commands):
+        now = begun + (index + 1) * spec.period_ns
+        t = (index + 1) * dt
+        target = home + _SWING * (np.sin(rate * t + phase) - np.sin(phase))
+        seen = Observation(seq=index + 1, t_ns=now, q=q, dq=dq, tau=seen.tau)
+        command = Command(t_ns=now, valid_until_ns=now + spec.period_ns, q=target)
+        start = time.perf_counter_ns(), time.thread_time_ns()
+        sent = guard.filter(command, seen, now)
+        processor[index] = time.thread_time_ns() - start[1]
+        wall[index] = time.perf_counter_ns() - start[0]
+        assert sent.q is not None
+        assert sent.dq is not None
+        q, dq = sent.q, sent.dq
+    return {
+        "robot": spec.name,
+        "joints": spec.size,
+        "commands": commands,
+        "microseconds": {f"p{p}": round(float(np.percentile(processor, p)) / 1e3, 1) for p in (50, 90, 99)},
+        "wall_microseconds": {f"p{p}": round(float(np.percentile(wall, p)) / 1e3, 1) for p in (50, 90, 99)},
+        "counters": dict(guard.counters),
+        "machine_load": os.getloadavg()[0],
+        "cpus": os.cpu_count(),
+    }
 
 
 def fuzz(spec: RobotSpec, *, commands: int, seed: int = 0, hostile_share: float = 0.05) -> FuzzReport:
@@ -136,14 +184,17 @@ class _Fuzz:
             if left == 0:
                 target, left = self._target(), int(rng.integers(20, 400))
             left -= 1
-            self.now += spec.period_ns
             kind = str(rng.choice(HOSTILE)) if rng.random() < self.share else ""
             if kind:
                 report.hostile[kind] = report.hostile.get(kind, 0) + 1
+            self.now += 2 * spec.cmd_timeout_ns if kind == "stall" else spec.period_ns
             command, observation = self._make(kind, target)
             begun = time.perf_counter_ns()
             sent = self.guard.filter(command, observation, self.now)
             times[index] = time.perf_counter_ns() - begun
+            if kind == "stall":  # the guard goes on from where the robot is, and so does this
+                self.q, self.dq = self.measured.q, np.clip(self.measured.dq, -self.vel, self.vel)
+                self._look_around()
             self._check(sent, kind)
             if self.guard.latched:
                 self._check_latch()
@@ -155,11 +206,16 @@ class _Fuzz:
 
     def _begin(self, q: np.ndarray) -> None:
         self.q, self.dq = q.copy(), np.zeros(self.n)
-        self.ee = self._place(q)
-        self.excess = self._excess()
+        self._look_around()
         self.gripper: float | None = None
-        self.measured = self._observation(noise=0.0)
+        self.measured: Observation = self._observation(noise=0.0)
         self.guard.begin(self.measured, self.now)
+
+    def _look_around(self) -> None:
+        """Where the robot is before it is moved: what is exceeded there already may stay so."""
+        self.ee = self._place(self.q)
+        self.excess = self._excess()
+        self.beyond = max(0.0, float(np.maximum(self.lower - self.q, self.q - self.upper).max()))
 
     def _observation(self, noise: float = 1e-4) -> Observation:
         self.seq += 1
@@ -184,7 +240,8 @@ class _Fuzz:
 
     def _make(self, kind: str, target: np.ndarray) -> tuple[Command | None, Observation | None]:
         rng, spec, now = self.rng, self.spec, self.now
-        observation: Observation | None = self._observation()
+        # After a stall the measured motion is the one that is braked; noise may make it one that cannot be.
+        observation: Observation | None = self._observation(0.0 if kind == "stall" else 1e-4)
         assert observation is not None
         self.measured = observation
         q: Any = target if rng.random() < 0.5 else target + 0.05 * rng.standard_normal(self.n)
@@ -238,10 +295,10 @@ class _Fuzz:
             note("finite", np.inf)
             return
         if limp:
-            self._check_torque(sent)
+            self._check_damping(sent)
             return
         dq = (q - self.q) / self.dt
-        note("position_rad", float(np.maximum(self.lower - q, q - self.upper).max()))
+        note("position_rad", float(np.maximum(self.lower - q, q - self.upper).max()) - self.beyond)
         note("velocity_rad_s", float((np.abs(dq) - self.vel).max()))
         note("acceleration_rad_s2", float((np.abs(dq - self.dq) / self.dt - self.acc).max()), 1e-6)
         if kind in _IGNORED or "order" in sent.reasons:
@@ -265,6 +322,14 @@ class _Fuzz:
         note("weight", max(-sent.weight, sent.weight - 1.0))
         self.q, self.dq = q, dq
         self._check_torque(sent)
+
+    def _check_damping(self, sent: Command) -> None:
+        """Nothing holds the robot and nothing pushes it, however fast it moves."""
+        if sent.kp is None or sent.kd is None or sent.tau_ff is None:
+            self.report.note("damping", np.inf)
+            return
+        pushed = max(float(np.abs(sent.kp).max()), float(np.abs(sent.tau_ff).max()))
+        self.report.note("damping", max(pushed, 2.0 - sent.kd.min(), sent.kd.max() - self.spec.damping))
 
     def _check_torque(self, sent: Command) -> None:
         if self.spec.interface != "impedance":

@@ -21,17 +21,14 @@ from collections import deque
 
 import numpy as np
 
-from hardware.collision import Shadow
+from hardware.lookahead import LOOKS, Lookahead
 from hardware.messages import Command, Observation
 from hardware.spec import CHECKS, CheckMode, RobotSpec, StopMode
+from hardware.torques import Gains, bounded, damped, within
 
 _STRICTNESS = ("hold", "damp", "disable")
 _START_SPEED = 0.1
-_SPEED_HEADROOM = 0.95
 _FAR = 1e9
-# The line to where braking ends is looked at once more for every so many radians that a joint turns.
-_LINE_TURN, _LINE_SAMPLES = 0.05, 10
-_BRAKING_SAMPLES = (0.1, 0.3, 0.5)
 
 
 def braking_bound(room: np.ndarray, acc: np.ndarray, dt: float) -> np.ndarray:
@@ -72,11 +69,8 @@ class Guard:
         self._too_fast = config.measured_velocity_factor * spec.array("vel")
         self._step = config.step_factor * spec.array("vel") * self._dt
         self._impedance = spec.interface == "impedance"
-        looks = [name for name in ("cartesian_speed", "workspace", "collision") if self._modes[name] != "off"]
-        self._shadow = Shadow(spec) if spec.model and looks else None
-        self._looks_at_speed = "cartesian_speed" in looks and bool(spec.end_effectors)
-        self._looks_at_box = "workspace" in looks and spec.workspace is not None
-        self._looks_at_bodies = "collision" in looks
+        looks = any(self._modes[name] != "off" for name in LOOKS)
+        self._lookahead = Lookahead(spec, self._dv, self._flag) if spec.model and looks else None
         base = spec.base
         self._base_vel = np.array(base.vel) if base else None
         self._base_dv = np.array(base.acc) * self._dt if base else np.zeros(3)
@@ -101,9 +95,7 @@ class Guard:
         self._last_command = -(2**62)
         self._reach = (self._lower, self._upper)
         self._aimed: np.ndarray | None = None
-        self._clearance = 0.0
-        self._sites: np.ndarray | None = None
-        self._excess = (0.0, 0.0)
+        self._lost = False
 
     def begin(self, observation: Observation, now_ns: int) -> None:
         """Take the measured pose as the one that was sent last, at rest."""
@@ -111,7 +103,8 @@ class Guard:
         self._gripper = observation.gripper
         self._base[:], self._weight = 0.0, 0.0
         self._last_tick, self._last_command = None, -(2**62)
-        self._sites, self._aimed, self._clearance = None, None, 0.0
+        self._lost = False
+        self._forget()
         self.start_ramp(now_ns)
 
     def start_ramp(self, now_ns: int) -> None:
@@ -152,7 +145,15 @@ class Guard:
         """
         self._reasons.clear()
         target = gains = None
-        if self._see(observation, now_ns) and not self.latched and command is not None:
+        seen = self._see(observation, now_ns)
+        stalled = self._stalled(now_ns)
+        if stalled:
+            self._note("stalled")
+            if seen:
+                self._start_over()
+        if seen and self._modes["tracking"] != "off" and not self._limp:
+            self._check_tracking(self._measured_q, self._measured_dq)
+        if seen and not stalled and not self.latched and command is not None:
             arrays = self._read(command)
             if arrays is not None and self._fresh(command, now_ns):
                 target, gains = arrays[0], arrays
@@ -173,11 +174,30 @@ class Guard:
 
     # What is looked at before anything moves.
 
+    def _stalled(self, now_ns: int) -> bool:
+        """Nothing was sent for long: the robot has stopped by itself, or sunk, and is not where it was sent.
+
+        Until it is seen again nobody knows where it is.
+        """
+        silence = 0 if self._last_tick is None else now_ns - self._last_tick
+        if silence > self.spec.cmd_timeout_ns:
+            self._lost = True
+            if self.spec.stop != "hold":
+                self.trip(f"nothing was sent for {1e-9 * silence:.3f} s")
+        return self._lost
+
+    def _start_over(self) -> None:
+        """Brake from the measured motion: going on would pull the robot back with full stiffness."""
+        self._lost = False
+        self._q = self._measured_q.astype(np.float64)
+        self._v = within(-self._vel, self._measured_dq.astype(np.float64), self._vel)
+        self._forget()
+
     def _see(self, observation: Observation | None, now_ns: int) -> bool:
         """Take in the measured state; whether it may be acted on."""
-        spec, config = self.spec, self.spec.guard
+        spec = self.spec
         age = math.inf if observation is None else now_ns - observation.t_ns
-        if observation is None or abs(age) > 1e9 * spec.obs_timeout_s:
+        if observation is None or abs(age) > spec.obs_timeout_ns:
             self._stale("stale_observation", f"no observation for {1e-9 * age:.3f} s")
             return False
         q, dq = observation.q, observation.dq
@@ -192,8 +212,6 @@ class Guard:
             self._bad("observation")
             return False
         self._measured_q, self._measured_dq = q, dq
-        if config.tracking != "off" and not (self.latched and self.stop_mode != "hold"):
-            self._check_tracking(q, dq)
         return True
 
     def _check_tracking(self, q: np.ndarray, dq: np.ndarray) -> None:
@@ -234,7 +252,7 @@ class Guard:
             self._reasons.append("order")
             return False
         age = now_ns - command.t_ns
-        if abs(age) > 1e9 * self.spec.cmd_timeout_s or now_ns > command.valid_until_ns:
+        if abs(age) > self.spec.cmd_timeout_ns or now_ns > command.valid_until_ns:
             late = max(age, now_ns - command.valid_until_ns)
             self._stale("stale_command", f"the command is {1e-9 * late:.3f} s too old")
             return False
@@ -254,10 +272,10 @@ class Guard:
     # How the sent position moves.
 
     def _advance(self, target: np.ndarray | None, rate: np.ndarray | None, now_ns: int) -> None:
-        if self.latched and self.stop_mode != "hold":
+        if self._limp:
             # Limp: the next position to hold is wherever the robot then is.
             self._q, self._v = self._measured_q.astype(np.float64), np.zeros(self._n)
-            self._sites, self._aimed, self._clearance = None, None, 0.0
+            self._forget()
             return
         n, q, dt = self._n, self._q, self._dt
         if target is None and _same(self._v, self._still):
@@ -276,20 +294,24 @@ class Guard:
         if target is not None:
             v = self._toward(wanted, ahead, stopping[2 * n :], now_ns)
             v = self._soften(np.maximum(np.minimum(v, up), down))
-            if self._shadow is not None and not self.latched:
-                v = self._look(self._shadow, v, down, up)
+            if self._lookahead is not None and not self.latched:
+                v = self._lookahead.allow(q, v, lambda: self._brake(down, up), self._inside)
         if target is None or self.latched:
             v = self._brake(down, up)
-            self._sites, self._aimed, self._clearance = None, None, 0.0
+            self._forget()
         moved = q + v * dt
         kept = self._inside(moved)
         if not _same(kept, moved):
             self.overshoot = max(self.overshoot, float(np.abs(moved - kept).max()))
         self._q, self._v = kept, v
 
+    def _forget(self) -> None:
+        self._aimed = None
+        if self._lookahead is not None:
+            self._lookahead.forget()
+
     def _inside(self, q: np.ndarray) -> np.ndarray:
-        low, high = self._reach
-        return np.maximum(np.minimum(q, high), low)
+        return within(self._reach[0], q, self._reach[1])
 
     def _aim(self, target: np.ndarray, rate: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The target within position limits, the velocity to get there in a tick, and the target's own."""
@@ -341,113 +363,6 @@ class Guard:
         v = np.maximum(np.minimum(v, up), down)
         return np.maximum(np.minimum(v, self._v + self._dv), self._v - self._dv)
 
-    def _look(self, shadow: Shadow, v: np.ndarray, down: np.ndarray, up: np.ndarray) -> np.ndarray:
-        """The velocity that speed, workspace and collisions allow: `v`, less of it, or braking."""
-        q, dt = self._q, self._dt
-        if self._sites is None:
-            self._sites = shadow.place(q)
-            self._excess = self._excess_here(shadow, self._sites)
-        sites = shadow.place(q + v * dt)
-        limit = _SPEED_HEADROOM * self.spec.guard.max_ee_speed
-        if self._looks_at_speed and _longest(sites - self._sites) > limit * dt:
-            v = self._slower(shadow, v, down, up, limit)
-            sites = shadow.place(q + v * dt)
-        steps = float(np.maximum.reduce(np.abs(v) / self._dv))
-        total = float(np.add.reduce(np.abs(v)))
-        lasts = dt * (1.0 + 0.5 * max(steps - 1.0, 0.0))
-        end = q + v * lasts
-        if total * lasts * shadow.reach < self._clearance:
-            excess = (0.0, 0.0)
-            self._clearance -= total * dt * shadow.reach
-        else:
-            excess = self._along(shadow, sites, self._inside(end))
-        refused = self._looks_at_speed and self._speeds_up(shadow, v, steps, total, sites, end)
-        for name, here, before in zip(("workspace", "collision"), excess, self._excess, strict=True):
-            if here > before:
-                self._flag(name, f"the {name} limit is {here:.4f} m behind")
-                refused |= self._on(name)
-        if refused:
-            self._clearance = 0.0
-            v = self._brake(down, up)
-            sites = shadow.place(q + v * dt)
-        else:
-            self._excess = excess
-        self._sites = sites
-        return v
-
-    def _along(self, shadow: Shadow, sites: np.ndarray, end: np.ndarray) -> tuple[float, float]:
-        """The worst excess at the next pose and on the line to where braking from it ends."""
-        excess = self._excess_here(shadow, sites)
-        self._clearance = self._room_around(shadow, sites)
-        turn = float(np.abs(end - self._q).max())
-        count = 1 + min(_LINE_SAMPLES, int(turn / _LINE_TURN))
-        for index in range(count):
-            middle = self._q + (index + 1) / count * (end - self._q)
-            later = self._excess_here(shadow, shadow.place(middle))
-            excess = (max(excess[0], later[0]), max(excess[1], later[1]))
-        return excess
-
-    def _room_around(self, shadow: Shadow, sites: np.ndarray) -> float:
-        """How far every point may move before a limit in space can be reached: not looked at until then."""
-        return min(
-            shadow.room(sites) if self._looks_at_box else np.inf,
-            shadow.distance() if self._looks_at_bodies else np.inf,
-        )
-
-    def _speeds_up(
-        self,
-        shadow: Shadow,
-        v: np.ndarray,
-        steps: float,
-        total: float,
-        sites: np.ndarray,
-        end: np.ndarray,
-    ) -> bool:
-        """Whether braking from `v` would pass the speed limit on the way: joints may slow and hands not.
-
-        Joints that would end beyond their position limit stop there before the others do.
-        """
-        assert self._sites is not None
-        q, dt, limit = self._q, self._dt, _SPEED_HEADROOM * self.spec.guard.max_ee_speed * self._dt
-        # While every joint turns by at most v * steps * dt / 2, so much can lever arms add.
-        if _longest(sites - self._sites) + shadow.reach * total * total * 0.5 * steps * dt * dt <= limit:
-            return False
-        free = self._inside(end) == end
-        fast = not free.all() and _longest(shadow.place(q + v * free * dt) - self._sites) > limit
-        for share in _BRAKING_SAMPLES:
-            middle = q + v * (steps * dt * share * (1.0 - 0.5 * share))
-            here = shadow.place(middle)
-            fast = fast or _longest(shadow.place(middle + v * (dt * (1.0 - share))) - here) > limit
-        if fast:
-            self._flag("cartesian_speed", "an end effector would be too fast while braking")
-        return fast and self._on("cartesian_speed")
-
-    def _excess_here(self, shadow: Shadow, sites: np.ndarray) -> tuple[float, float]:
-        return (
-            shadow.outside(sites) if self._looks_at_box else 0.0,
-            shadow.penetration() if self._looks_at_bodies else 0.0,
-        )
-
-    def _slower(
-        self, shadow: Shadow, v: np.ndarray, down: np.ndarray, up: np.ndarray, limit: float
-    ) -> np.ndarray:
-        """Between braking and `v`, the fastest that keeps every end effector within the speed limit.
-
-        Both ends keep the joint limits, hence all between them does; the squared speed is a parabola there.
-        """
-        self._flag("cartesian_speed", "an end effector would be too fast")
-        if not self._on("cartesian_speed"):
-            return v
-        slow = self._brake(down, up)
-        jacobians = shadow.jacobians(self._q)
-        at_slow, change = jacobians @ slow, jacobians @ (v - slow)
-        a = np.square(change).sum(axis=1)
-        b = (at_slow * change).sum(axis=1)
-        c = np.square(at_slow).sum(axis=1) - limit * limit
-        root = (-b + np.sqrt(np.maximum(b * b - a * c, 0.0))) / np.maximum(a, 1e-300)
-        share = float(np.where(c >= 0.0, 0.0, np.minimum(root, 1.0)).min())
-        return slow + max(share, 0.0) * (v - slow)
-
     def _ramp(self, now_ns: int) -> float:
         if self._ramp_from is None or self.spec.guard.start_ramp_s == 0:
             return 1.0
@@ -471,7 +386,7 @@ class Guard:
         if self._base_vel is not None:
             asked = np.zeros(3) if command is None or command.base is None else np.asarray(command.base)
             asked = np.maximum(np.minimum(asked, self._base_vel), -self._base_vel)
-            if self.latched and self.stop_mode != "hold":
+            if self._limp:
                 self._base = np.zeros(3)
             else:
                 self._base = np.maximum(
@@ -479,10 +394,9 @@ class Guard:
                 )
 
     def _result(self, gains: tuple[np.ndarray | None, ...] | None, now_ns: int) -> Command:
-        n = self._n
         result = Command(
             t_ns=now_ns,
-            valid_until_ns=now_ns + round(1e9 * self.spec.cmd_timeout_s),
+            valid_until_ns=now_ns + self.spec.cmd_timeout_ns,
             q=self._q.copy(),
             dq=self._v.copy(),
             gripper=self._gripper,
@@ -490,49 +404,50 @@ class Guard:
             weight=self._weight,
         )
         if self._impedance:
-            tau, kp, kd = (None, None, None) if gains is None else gains[2:]
-            if self.latched and self.stop_mode != "hold":
-                kp = np.zeros(n)
-                damping = self.spec.damping if self.stop_mode == "damp" else 0.0
-                result.kp, result.kd, result.tau_ff = self._bounded(None, kp, np.full(n, damping))
-            else:
-                kp = self._kp if kp is None else np.maximum(np.minimum(kp, self._kp), 0.0)
-                kd = self._kd if kd is None else np.maximum(np.minimum(kd, self._kd), 0.0)
-                result.kp, result.kd, result.tau_ff = self._bounded(tau, kp, kd)
+            result.kp, result.kd, result.tau_ff = self._gains(gains)
         result.reasons = tuple(self._reasons)
         return result
 
-    def _bounded(
-        self, tau: np.ndarray | None, kp: np.ndarray, kd: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gains and torques whose sum on the measured state is within the effort limits."""
-        feedback = kp * (self._q - self._measured_q) + kd * (self._v - self._measured_dq)
-        effort, total = self._effort, np.abs(feedback if tau is None else feedback + tau)
-        if self._modes["torque"] == "off" or _same(np.minimum(total, effort), total):
-            return kp.copy(), kd.copy(), np.zeros(self._n) if tau is None else tau.copy()
-        self._flag("torque", "gains and torques ask for more than the effort limit")
-        if not self._on("torque"):
-            return kp.copy(), kd.copy(), np.zeros(self._n) if tau is None else tau.copy()
-        share = effort / np.maximum(np.abs(feedback), effort)
-        feedback *= share
-        tau = np.zeros(self._n) if tau is None else tau
-        return kp * share, kd * share, np.maximum(np.minimum(tau, effort - feedback), -effort - feedback)
+    def _gains(self, asked: tuple[np.ndarray | None, ...] | None) -> Gains:
+        if self._limp:
+            damping = self.spec.damping if self.stop_mode == "damp" else 0.0
+            return damped(damping, self._measured_dq, self._effort)
+        tau, kp, kd = (None, None, None) if asked is None else asked[2:]
+        gains = Gains(
+            self._kp.copy() if kp is None else within(0.0, kp, self._kp),
+            self._kd.copy() if kd is None else within(0.0, kd, self._kd),
+            np.zeros(self._n) if tau is None else tau.copy(),
+        )
+        if self._modes["torque"] == "off":
+            return gains
+        less, excessive = bounded(
+            gains, self._q - self._measured_q, self._v - self._measured_dq, self._effort
+        )
+        if excessive and self._flag("torque", "gains and torques ask for more than the effort limit"):
+            return less
+        return gains
 
     # Modes and counters.
+
+    @property
+    def _limp(self) -> bool:
+        """Whether the robot is not held: what moves it is the world."""
+        return bool(self.latched) and self.stop_mode != "hold"
 
     def _on(self, name: str) -> bool:
         return self._modes[name] in ("clamp", "trip")
 
-    def _flag(self, name: str, message: str) -> None:
-        """A check found something: count it, and latch where it is set to trip."""
+    def _flag(self, name: str, message: str) -> bool:
+        """A check found something: count it, and latch where it is set to trip. Whether to act on it."""
         mode = self._modes[name]
         if mode == "off":
-            return
+            return False
         self._count(name)
         if mode != "warn":
             self._reasons.append(name)
         if mode == "trip":
             self.trip(message)
+        return mode != "warn"
 
     def _note(self, name: str) -> None:
         self._count(name)
@@ -545,11 +460,6 @@ class Guard:
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     """Bitwise equal: ten times as fast as comparing small arrays."""
     return a.tobytes() == b.tobytes()
-
-
-def _longest(vectors: np.ndarray) -> float:
-    """The largest norm of `[E, 3]`; E is one or two, where plain floats are faster than arrays."""
-    return max(math.hypot(*vector) for vector in vectors.tolist())
 
 
 def _floats(value: object, shape: tuple[int, ...]) -> np.ndarray | None:

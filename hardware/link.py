@@ -15,13 +15,13 @@ from typing import Any, Self
 import numpy as np
 
 from hardware.chunks import PlayerConfig
-from hardware.messages import ActionChunk, Observation
+from hardware.messages import ActionChunk, Measured, Observation
 from hardware.ring import Ring
 from hardware.robot import RobotError
 from hardware.spec import LifeState, RobotSpec, StopMode
 from robopolicy.registry import parse, plain
 
-CONFIG, STOP_FILE, ERROR_FILE = "config.json", "STOP", "error.txt"
+CONFIG, STOP_FILE, ERROR_FILE, STREAMS = "config.json", "STOP", "error.txt", "streams"
 ROWS = 128
 """The longest chunk that fits, in rows."""
 _REQUESTS = ("arm", "stop", "clear", "close")
@@ -39,6 +39,11 @@ def observation_type(spec: RobotSpec) -> np.dtype:
     joints = ("<f8", (spec.size,))
     head = [("seq", "<i8"), ("t_ns", "<i8"), ("t_src_ns", "<i8"), ("gripper", "<f8")]
     return np.dtype([*head, *((name, *joints) for name in ("q", "dq", "tau"))])
+
+
+def stream_type(value: np.ndarray) -> np.dtype:
+    """One sample of a stream whose values look like this one."""
+    return np.dtype([("t_ns", "<i8"), ("value", value.dtype.str, value.shape)])
 
 
 def chunk_type(spec: RobotSpec) -> np.dtype:
@@ -98,7 +103,10 @@ class RobotLink:
         connect_s: float = 10.0,
     ) -> None:
         self.spec, self.directory = spec, directory
-        directory.mkdir(parents=True, exist_ok=True)
+        (directory / STREAMS).mkdir(parents=True, exist_ok=True)
+        for leftover in (directory / STREAMS).iterdir():
+            leftover.unlink()
+        self._streams: dict[str, Ring] = {}
         for name in (STOP_FILE, ERROR_FILE):
             (directory / name).unlink(missing_ok=True)
         values = {"spec": spec.to_dict(), "player": plain(player or PlayerConfig()), "connect_s": connect_s}
@@ -111,6 +119,7 @@ class RobotLink:
         self._chunk = np.zeros((), chunk_type(spec))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hardware.runtime", str(directory)],
+            start_new_session=True,  # for its priority, and against Ctrl-C
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._wait_for(LifeState.READ_ONLY, connect_s + 10.0)
@@ -154,6 +163,20 @@ class RobotLink:
         """The newest observations, oldest first; fewer than `count` if there are not so many."""
         self.beat()
         return [_observation(record) for record in self._observations.last(count)]
+
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that have delivered something since connecting."""
+        names = (path.name for path in (self.directory / STREAMS).iterdir())
+        return tuple(sorted(name for name in names if not name.endswith(".partial")))
+
+    def stream(self, name: str, count: int = 1) -> list[Measured]:
+        """The newest samples of a stream, oldest first; none if it has not delivered anything."""
+        path = self.directory / STREAMS / name
+        if name not in self._streams:
+            if not path.is_file():
+                return []
+            self._streams[name] = Ring.attach(path)
+        return [Measured(int(record["t_ns"]), record["value"]) for record in self._streams[name].last(count)]
 
     def submit(self, chunk: ActionChunk) -> None:
         """Hand over a chunk of joint positions and gripper opening `[T, Da]`. The newest wins.

@@ -13,6 +13,16 @@ from typing import Any
 import numpy as np
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Something that is measured at times of its own: an object's pose, a picture, an IMU's reading."""
+
+    t_ns: int
+    """When it was measured, monotonic."""
+    value: np.ndarray
+    """A pose: `[7]`, metres and a quaternion, real part first. An image: uint8 `[H, W, 3]`."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Observation:
     """One measured state of the robot."""
@@ -31,8 +41,8 @@ class Observation:
     """When it was measured, on this machine's monotonic clock, where the robot tells."""
     gripper: float | None = None
     """Opening in metres."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """What else the robot tells: imu, temperature, poses, each with its own stamp where it has one."""
+    streams: Mapping[str, Measured] = field(default_factory=dict)
+    """The newest of what else the robot tells: poses, pictures, IMU, temperatures."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from robopolicy.data.store import EpisodeStore, Location
 from robopolicy.errors import DataError, unknown
 from robopolicy.spec import Spec
 
-REASONS = (*CHECKS, "latched", "starved", "stale_command", "stale_observation", "order", "early")
+REASONS = (*CHECKS, "latched", "starved", "stale_command", "stale_observation", "order", "early", "stalled")
 """What a bit of the column `reasons` means, from the lowest."""
 LATENCIES = ("observation_age_s", "chunk_age_s", "late_s")
 """The entries of the column `latency`: age of the observation when the command was made, of the chunk's

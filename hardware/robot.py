@@ -8,7 +8,8 @@
 DISCONNECTED -> READ_ONLY -> ARMING -> RUNNING -> HOLD (back by itself, unless asked for), DAMPED, FAULT.
 A latched state is left by `clear` alone, which leads back to READ_ONLY: a robot never arms by itself.
 
-A driver implements `_open`, `_receive`, `_send`, `_close` and where it needs them `_enable` and `_stopped`.
+A driver implements `_open`, `_receive`, `_send`, `_close` and where it needs them `_enable` and `_stopped`;
+it tells of dropped messages by `_reject`, and of a robot that wants to be stopped by `_fault`.
 The public methods cannot be overridden: all that is ever sent is what the guard returns.
 """
 
@@ -105,6 +106,11 @@ class Robot(ABC):
         """Count a message that was dropped (crc, order, shape); too many in a second trip the guard."""
         self.__guard.rejected(what, self._clock())
 
+    @final
+    def _fault(self, reason: str, how: StopMode | None = None) -> None:
+        """Latch because of what the robot said; for `_receive`, whose caller sends the stop at once."""
+        self.__guard.trip(reason, how)
+
     # What a user calls.
 
     @property
@@ -162,15 +168,14 @@ class Robot(ABC):
             raise RobotError(f"{self.spec.name} arms from READ_ONLY; it is {self.__state.name}{why}.")
         ramp_ns = int(1e9 * (self.spec.arm_ramp_s if ramp_s is None else ramp_s))
         with self.__wire:
-            self._poll(self.spec.obs_timeout_s)
-            start = self.__latest
-            now = self._clock()
-            if start is None or now - start.t_ns > 1e9 * self.spec.obs_timeout_s:
-                raise RobotError(f"{self.spec.name} cannot arm: the last observation is too old.")
-            self._refuse_outside(start.q)
+            self._refuse_outside(self._seen_since(self._clock() - self.spec.obs_timeout_ns).q)
             self._enable()
-            self.__guard.begin(start, self._clock())
-            self.__state = LifeState.ARMING
+            # Enabling takes time, and a robot that lets go of its own controller sags.
+            start = self._seen_since(self._clock())
+            self._refuse_outside(start.q)
+            if not self.latched:
+                self.__guard.begin(start, self._clock())
+                self.__state = LifeState.ARMING
         begun = deadline = self._clock()
         kp, kd, hold = self.spec.array("kp"), self.spec.array("kd"), start.q.copy()
         while self.__state is LifeState.ARMING:
@@ -178,7 +183,7 @@ class Robot(ABC):
             share = min(1.0, (now - begun) / ramp_ns) if ramp_ns > 0 else 1.0
             command = Command(
                 t_ns=now,
-                valid_until_ns=now + self.spec.period_ns,
+                valid_until_ns=now + self.spec.cmd_timeout_ns,
                 q=hold,
                 kp=share * kp,
                 kd=kd,
@@ -303,6 +308,17 @@ class Robot(ABC):
             self._reject("order")
             return
         self.__latest = observation
+
+    def _seen_since(self, t_ns: int) -> Observation:
+        """The newest observation, waited for if it is older."""
+        deadline = self._clock() + self.spec.obs_timeout_ns
+        while True:
+            self._poll(max(0.0, 1e-9 * (deadline - self._clock())))
+            if self.__latest is not None and self.__latest.t_ns >= t_ns:
+                return self.__latest
+            if self._clock() >= deadline:
+                raise RobotError(f"{self.spec.name} cannot arm: the last observation is too old.")
+            self._sleep(1e-10 * self.spec.period_ns)
 
     def _refuse_outside(self, q: np.ndarray) -> None:
         lower, upper = self.spec.array("lower"), self.spec.array("upper")

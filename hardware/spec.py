@@ -214,10 +214,18 @@ class RobotSpec:
     guard: GuardConfig = field(default_factory=GuardConfig)
     command_map: Mapping[str, Any] = field(default_factory=dict)
     """How a policy's decoded action becomes joint waypoints: see `hardware.command_map`."""
+    observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a policy's observation keys are made of: see `hardware.observe`."""
+    latency_s: Mapping[str, float] = field(default_factory=dict)
+    """Of streams whose stamps are later than what they show: by how much, by name."""
+    simulator: str = ""
+    """Module that simulates this robot on its own wire; deployment starts it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "driver", dict(self.driver))
         object.__setattr__(self, "command_map", dict(self.command_map))
+        object.__setattr__(self, "observations", {k: tuple(v) for k, v in self.observations.items()})
+        object.__setattr__(self, "latency_s", dict(self.latency_s))
         if "name" not in self.driver:
             raise ConfigError(f"robot {self.name}: driver needs a 'name'.")
         names = self.names
@@ -230,6 +238,8 @@ class RobotSpec:
             raise ConfigError(f"robot {self.name}: stop is hold or damp; disabling is for operators.")
         if self.stop == "damp" and self.interface == "position":
             raise ConfigError(f"robot {self.name}: stop=damp needs interface=impedance.")
+        if self.simulator and self.real:
+            raise ConfigError(f"robot {self.name}: one with a simulator has real: false.")
         if self.workspace and not self.end_effectors:
             raise ConfigError(f"robot {self.name}: a workspace needs end_effectors.")
         if (self.end_effectors or self.obstacles) and not self.model:
@@ -255,6 +265,16 @@ class RobotSpec:
     def period_ns(self) -> int:
         """One control tick."""
         return round(1e9 / self.control_hz)
+
+    @property
+    def cmd_timeout_ns(self) -> int:
+        """`cmd_timeout_s` in nanoseconds."""
+        return round(1e9 * self.cmd_timeout_s)
+
+    @property
+    def obs_timeout_ns(self) -> int:
+        """`obs_timeout_s` in nanoseconds."""
+        return round(1e9 * self.obs_timeout_s)
 
     def array(self, name: str) -> np.ndarray:
         """One number a joint, float64 `[n]`: lower, upper, vel, acc, effort, home, kp or kd.

@@ -11,7 +11,10 @@ from robopolicy.cli import command
     config="fuzz_guard",
     purpose="Send a robot's guard hostile commands (NaN, jumps, stale stamps, wrong shapes, ...) and check "
     "every limit of what it lets through. Ends with an error if one was passed.",
-    examples=["python scripts/fuzz_guard.py robot=g1_sim commands=100000"],
+    examples=[
+        "python scripts/fuzz_guard.py robot=g1_sim commands=100000",
+        "python scripts/fuzz_guard.py robot=g1_sim speed=true commands=20000",
+    ],
 )
 def main(config: dict[str, Any]) -> None:
     """Fuzz, print, write the report."""

@@ -7,7 +7,6 @@ acceleration limits, and the controller always has two velocities to join by a c
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,7 +101,6 @@ class Ros2Arm(Robot):
         self._sent_opening: float | None = None
         self._stop_asked = False
         self._first: Observation | None = None
-        self._closing = threading.Event()
         try:
             for endpoint in (self._states, self._writer, self._gripper_writer):
                 if endpoint is not None:
@@ -110,8 +108,6 @@ class Ros2Arm(Robot):
         except DdsTimeout as error:
             self._close()
             raise RobotError(f"{self.spec.name} does not answer: {error}") from error
-        self._watcher = threading.Thread(target=self._watch_stop, daemon=True)
-        self._watcher.start()
         while self._first is None:
             self._first = self._receive(0.05)
             if self._first is None and time.monotonic() > deadline:
@@ -126,6 +122,7 @@ class Ros2Arm(Robot):
         if self._first is not None:
             first, self._first = self._first, None
             return first
+        self._heed_stops()
         deadline = time.monotonic() + timeout_s
         while True:
             if timeout_s > 0:
@@ -159,7 +156,9 @@ class Ros2Arm(Robot):
         if self.spec.gripper and self._opening is None:
             return None
         stamp = message.header.stamp.ns
-        if 0 <= self._stamp - stamp < _CLOCK_JUMP_NS:
+        if stamp == self._stamp:
+            return None  # a copy: networks make them
+        if 0 < self._stamp - stamp < _CLOCK_JUMP_NS:
             self._reject("order")
             return None
         if stamp < self._stamp:
@@ -177,7 +176,7 @@ class Ros2Arm(Robot):
             dq=dq,
             tau=tau,
             gripper=self._opening,
-            extra=self._streams.read(self._clock_of_robot.convert),
+            streams=self._streams.read(self._clock_of_robot.convert),
         )
 
     def _enable(self) -> None:
@@ -222,21 +221,14 @@ class Ros2Arm(Robot):
     def _close(self) -> None:
         if self._participant is None:
             return
-        self._closing.set()
-        watcher = getattr(self, "_watcher", None)
-        if watcher is not None and watcher is not threading.current_thread():
-            watcher.join()
         self._participant.close()
         self._participant = None
 
     def _expected(self) -> list[str]:
         return [*self.spec.names, *([self.config.gripper_joint] if self.spec.gripper else [])]
 
-    def _watch_stop(self) -> None:
-        while not self._closing.is_set():
-            if not self._stops.wait(0.1):
-                continue
-            for message in self._stops.take():
-                self._stop_asked = message.data
-                if message.data:
-                    self.stop(reason=f"{self.config.stop} says stop")
+    def _heed_stops(self) -> None:
+        for message in self._stops.take():
+            self._stop_asked = message.data
+            if message.data:
+                self._fault(f"{self.config.stop} says stop")

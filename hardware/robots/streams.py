@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardware.messages import Measured
 from robopolicy.errors import DataError
 
 if TYPE_CHECKING:
     from hardware.transport.dds import Participant
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Something seen at a time."""
-
-    t_ns: int
-    """When it was measured, on our monotonic clock."""
-    value: np.ndarray
-    """A pose: `[7]`, metres and a quaternion, real part first. An image: uint8 `[H, W, 3]`."""
 
 
 class Streams:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hardware.messages import Command, Observation
+from hardware.messages import Command, Measured, Observation
 from hardware.robot import Robot, RobotError
 from hardware.spec import RobotSpec, StopMode
 from hardware.transport.clock import SourceClock
@@ -137,6 +137,8 @@ class UnitreeG1(Robot):
         record, received = message.record, self._clock()
         tick = int(record["tick"])
         ahead = (tick - self._tick_count) % (2 * _HALF)
+        if ahead == 0:
+            return None  # a copy, or a robot that repeats itself: nothing new
         if ahead >= _HALF:
             self._reject("order")
             return None
@@ -152,9 +154,10 @@ class UnitreeG1(Robot):
         # A message may have waited in the queue, so taking it is no sign that it is fresh.
         t_ns = self._clock_of_robot.update(message.sample_info.source_timestamp, received)
         imu = record["imu_state"]
-        extra = {name: imu[name].astype(np.float64) for name in ("quaternion", "gyroscope", "accelerometer")}
-        extra["motor_temperature"] = motors["temperature"].max(1).astype(np.float64)
-        return Observation(seq=self._seq, t_ns=t_ns, t_src_ns=t_ns, q=q, dq=dq, tau=tau, extra=extra)
+        told = {name: imu[name] for name in ("quaternion", "gyroscope", "accelerometer")}
+        told["motor_temperature"] = motors["temperature"].max(1)
+        streams = {name: Measured(t_ns, value.astype(np.float64)) for name, value in told.items()}
+        return Observation(seq=self._seq, t_ns=t_ns, t_src_ns=t_ns, q=q, dq=dq, tau=tau, streams=streams)
 
     def _enable(self) -> None:
         if self._switcher is not None:

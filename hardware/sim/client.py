@@ -41,6 +41,11 @@ class Scene:
                 return
         raise DdsTimeout(f"The simulation did not begin episode {seed} within {timeout_s:g} s.")
 
+    def solved(self) -> bool | None:
+        """Whether the task was solved when the simulation last said so; None if it has said nothing new."""
+        newest = self._solved.latest()
+        return None if newest is None else newest.data
+
     @property
     def success(self) -> bool:
         """Whether the task is solved: waits for the simulation, which says so ten times a second."""

@@ -79,7 +79,12 @@ class Simulated:
     def __init__(self, module: str, *arguments: str, timeout_s: float = 60.0) -> None:
         command = [sys.executable, "-m", module, *arguments]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         said: list[str] = []

@@ -117,6 +117,8 @@ class SimulatedArm:
         mujoco.mj_fullM(model, self._mass, data.qM)
         wanted = _STIFFNESS * (q - data.qpos[self._q]) + _DAMPING * (dq - data.qvel[self._v])
         torque = self._mass[np.ix_(self._v, self._v)] @ wanted + data.qfrc_bias[self._v]
+        # robosuite damps joints so much that the last one could not reach half of the Panda's speed.
+        data.qfrc_applied[self._v] = -data.qfrc_passive[self._v]
         data.ctrl[self._arm_ctrl] = np.clip(torque, self._low, self._high)
         data.ctrl[self._finger_ctrl] = opening[0], -opening[0]
         mujoco.mj_step2(model, data)

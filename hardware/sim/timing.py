@@ -1,7 +1,7 @@
 """How regular the traffic between a G1 and its controller is, seen from outside.
 
     python -m hardware.sim.timing --domain 7 --seconds 60           # of whatever runs on that domain
-    python -m hardware.sim.timing --domain 7 --seconds 60 --drive   # starts a simulated G1 and holds its pose
+    python -m hardware.sim.timing --domain 7 --seconds 60 --drive   # starts and drives a simulated G1
 
 Times are those at which messages were sent, which DDS carries with them; sender and receiver share a clock
 when they are on one machine.
@@ -10,17 +10,19 @@ when they are on one machine.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import os
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hardware.messages import Command
-from hardware.robot import make_robot
+from hardware.link import RobotLink, default_directory
+from hardware.messages import ActionChunk
 from hardware.sim.process import READY, Simulated
 from hardware.spec import RobotSpec
 from hardware.transport.dds import Participant, Quality
@@ -29,6 +31,7 @@ from hardware.transport.network import Network
 from robopolicy.errors import DataError
 
 PERIOD_NS = 2_000_000
+_CHUNK_S = 0.2
 
 
 def summarise(states_ns: np.ndarray, commands_ns: np.ndarray, period_ns: int = PERIOD_NS) -> dict[str, Any]:
@@ -86,28 +89,54 @@ def observe(network: Network, seconds: float) -> dict[str, Any]:
 
 
 def drive(network: Network, seconds: float) -> dict[str, Any]:
-    """Hold the pose of a simulated G1 at 500 Hz through the guard, watched by a process of its own."""
+    """A simulated G1, its control process and chunks of slow motions from here, watched by another process.
+
+    The guard's counters and the control process' own count of missed ticks are beside what was seen.
+    """
     spec = RobotSpec.load("g1_sim")
-    spec = spec.replace(driver={**spec.driver, "network": {"domain": network.domain}}, arm_ramp_s=0.2)
+    spec = spec.replace(driver={**spec.driver, "network": {"domain": network.domain}})
     domain = f"--domain={network.domain}"
-    with Simulated("hardware.sim.g1", domain), make_robot(spec) as robot:
-        robot.arm()
-        hold = robot.read().q
-        with Simulated("hardware.sim.timing", domain, f"--seconds={seconds}") as observer:
-            watcher = threading.Thread(target=observer.process.wait, daemon=True)
-            watcher.start()
-            gc.collect()
-            gc.freeze()
-            gc.disable()
-            try:
-                while watcher.is_alive():
-                    robot.read(0.1)
-                    now = time.monotonic_ns()
-                    robot.write(Command(t_ns=now, valid_until_ns=now + 10**8, q=hold))
-            finally:
-                gc.enable()
-            result: dict[str, Any] = json.loads(observer.rest())
-        return {**result, "guard": dict(robot.counters), "latched": robot.latched}
+    with (
+        Simulated("hardware.sim.g1", domain),
+        tempfile.TemporaryDirectory(prefix="robopolicy_", dir=default_directory()) as name,
+        RobotLink(spec, Path(name)) as link,
+    ):
+        hold = link.observe()[-1].q
+        link.arm()
+        load = os.getloadavg()[0]
+        begun = link.ticks()[-1]
+        over = threading.Event()
+        policy = threading.Thread(target=_act, args=(link, hold, over))
+        policy.start()
+        try:
+            with Simulated("hardware.sim.timing", domain, f"--seconds={seconds}") as observer:
+                result: dict[str, Any] = json.loads(observer.rest(seconds + 30.0))
+        finally:
+            over.set()
+            policy.join()
+        ended = link.ticks()[-1]
+    return {
+        **result,
+        "missed_ticks": ended["missed"] - begun["missed"],
+        "guard": ended["counters"],
+        "latched": ended["latched"],
+        "cpus": os.cpu_count(),
+        "machine_load": [load, os.getloadavg()[0]],
+    }
+
+
+def _act(link: RobotLink, hold: np.ndarray, over: threading.Event) -> None:
+    while not over.wait(_CHUNK_S):
+        link.submit(_swing(link.spec, hold))
+
+
+def _swing(spec: RobotSpec, hold: np.ndarray) -> ActionChunk:
+    """Both elbows, 0.1 rad to and fro."""
+    now, dt = time.monotonic_ns(), round(1e9 * _CHUNK_S / 4)
+    rows = np.tile(hold, (16, 1))
+    elbows = [spec.index(f"{side}_elbow_joint") for side in ("left", "right")]
+    rows[:, elbows] += 0.1 * np.sin(1e-9 * (now + dt * np.arange(16)))[:, None]
+    return ActionChunk(t_obs_ns=now, t0_ns=now, dt_ns=dt, actions=rows)
 
 
 def _percentiles(ns: np.ndarray) -> dict[str, float]:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hardware.command_map import CommandMap, _axis_angle, _matrix
+from hardware.command_map import CommandMap, _axis_angle, _matrix, approach
 from hardware.spec import RobotSpec
 from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.spec import ActionPart, ActionSpec, PartKind, Rotation
@@ -25,7 +25,7 @@ POSE = action_of(("position", 3, None), ("rotation", 3, "axis_angle"), ("gripper
 
 def panda(**changes: object) -> RobotSpec:
     spec = RobotSpec.load("panda_sim")
-    return spec.replace(command_map={**spec.command_map, **changes})
+    return spec.replace(command_map={**spec.command_map, "stiffness": 0.0, **changes})
 
 
 def motion(spec: RobotSpec, rows: int = 12) -> np.ndarray:
@@ -137,3 +137,32 @@ def test_actions_that_do_not_fit_are_refused_by_name() -> None:
     with pytest.raises(SpecMismatch, match=r"Actions are \[T, 7\], got \[3, 6\]"):
         CommandMap(panda(), POSE).waypoints(np.zeros((3, 6)), np.zeros(7))
     assert dataclasses.is_dataclass(CommandMap(panda(), POSE).config)
+
+
+def test_a_stiffness_gives_the_way_of_a_critically_damped_controller() -> None:
+    """Its closed form after a step from rest: x = 1 - (1 + w t) exp(-w t)."""
+    targets = [(np.array([1.0, 0.0, 0.0]), _matrix(np.array([0.0, 0.0, 1.0]), "axis_angle"))] * 20
+    way = approach((np.zeros(3), np.eye(3)), (np.zeros(3), np.zeros(3)), targets, 10.0, 0.01)
+    t = 0.01 * np.arange(20)
+    expected = 1 - (1 + 10 * t) * np.exp(-10 * t)
+    np.testing.assert_allclose([position[0] for position, _ in way], expected, atol=0.005)
+    turned = [_axis_angle(rotation)[2] for _, rotation in way if rotation is not None]
+    np.testing.assert_allclose(turned, expected, atol=0.005)
+    moving = approach(
+        (np.zeros(3), np.eye(3)), (np.ones(3), np.zeros(3)), [(np.zeros(3), None)] * 3, 1.0, 0.01
+    )
+    np.testing.assert_allclose(moving[1][0], 0.01, rtol=0.03)  # goes on as it was
+    assert moving[1][1] is None
+
+
+def test_the_way_starts_where_the_robot_is_and_ends_at_the_pose() -> None:
+    spec = RobotSpec.load("panda_sim")
+    mapped, q = CommandMap(panda(stiffness=150.0), POSE), spec.array("home")
+    position, rotation = mapped.end_effector(q)
+    goal = np.concatenate([position + np.array([0.05, 0.0, -0.05]), _axis_angle(rotation), [1.0]])
+    way = mapped.waypoints(np.tile(goal, (30, 1)), q)
+    np.testing.assert_allclose(way.rows[0, :7], q, atol=1e-3)
+    np.testing.assert_allclose(mapped.end_effector(way.rows[-1, :7])[0], goal[:3], atol=1e-3)
+    assert way.position_error.max() < 1e-3
+    with pytest.raises(ConfigError, match="stiffness is for poses"):
+        CommandMap(panda(representation="joint_position", stiffness=150.0), POSE)

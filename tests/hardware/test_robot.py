@@ -197,6 +197,59 @@ def test_arming_outside_the_limits_is_refused_by_name() -> None:
     assert robot.sent == []
 
 
+class Sagging(Watched):
+    """Takes long to let go of its own controller, and sinks meanwhile."""
+
+    def _enable(self) -> None:
+        self._sleep(0.5)
+        self._q = self._target = self._q - 0.2
+
+
+def test_arming_holds_the_pose_that_the_robot_has_once_it_is_enabled() -> None:
+    clock = FakeClock()
+    robot = Sagging(small_spec(stop="damp", interface="impedance"), clock)
+    robot.connect()
+    robot.arm()
+    assert all((np.asarray(command.q) == -0.2).all() for command in robot.sent)
+
+
+def test_ticks_that_come_late_do_not_disturb_arming() -> None:
+    clock = FakeClock()
+    robot = Watched(small_spec(stop="damp", interface="impedance", arm_ramp_s=0.3), clock)
+    robot.connect()
+    robot.arm(every_tick=lambda: clock.sleep(0.05))  # five periods, half the timeout
+    assert robot.state is LifeState.RUNNING
+    assert "stale_command" not in robot.counters
+
+
+class Complaining(Watched):
+    """A robot that says that it wants to be stopped."""
+
+    complaint = ""
+
+    def _receive(self, timeout_s: float) -> Observation | None:
+        if self.complaint:
+            self._fault(self.complaint, "damp")
+        return super()._receive(timeout_s)
+
+
+def test_a_driver_can_trip_from_what_it_receives() -> None:
+    clock = FakeClock()
+    robot = Complaining(small_spec(stop="hold", interface="impedance"), clock)
+    robot.connect()
+    robot.arm()
+    drive(robot, clock, 0.5, 5)
+    robot.complaint = "too hot"
+    clock.sleep(0.01)
+    sent = robot.write(Command(t_ns=clock.now, valid_until_ns=clock.now + 10**8, q=np.ones(2)))
+    assert "latched" in sent.reasons
+    assert robot.state is LifeState.DAMPED
+    assert robot.latched == "too hot"
+    assert robot.stops == ["damp"]
+    with pytest.raises(TypeError, match="overrides arm"):
+        type("Bad", (Robot,), {"arm": lambda self: None})
+
+
 class Silent(Watched):
     def _receive(self, timeout_s: float) -> Observation | None:
         return None

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardware.link import RobotLink, _tick
-from hardware.messages import ActionChunk
+from hardware.chunks import ChunkPlayer, PlayerConfig
+from hardware.link import RobotLink, _tick, action_size
+from hardware.messages import ActionChunk, Measured, Observation
 from hardware.ring import Ring
 from hardware.robot import RobotError
+from hardware.robots.kinematic import KinematicConfig, KinematicRobot
+from hardware.runtime import ControlLoop
 from hardware.spec import LifeState, RobotSpec
 from tests.hardware.fakes import small_spec
 
@@ -188,6 +191,44 @@ def test_a_chunk_is_played_to_its_end_and_then_held(tmp_path: Path) -> None:
         np.testing.assert_allclose(link.observe()[-1].q, 0.2, atol=0.03)
         with pytest.raises(RobotError, match=r"\[1 to 128, 2\], got \[3, 5\]"):
             link.submit(ActionChunk(t_obs_ns=now, t0_ns=now, dt_ns=1, actions=np.zeros((3, 5))))
+
+
+class Streaming(KinematicRobot):
+    """Tells a pose at every tick, and a picture that changes its size."""
+
+    def _receive(self, timeout_s: float) -> Observation | None:
+        seen = super()._receive(timeout_s)
+        if seen is not None:
+            side = 4 if seen.seq < 20 else 5
+            seen.streams = {
+                "object": Measured(seen.t_ns - 1000, np.full(7, float(seen.seq))),
+                "eye": Measured(seen.seq // 5, np.full((side, side, 3), seen.seq % 256, np.uint8)),
+            }
+        return seen
+
+
+def test_streams_reach_the_policy_with_their_own_stamps(tmp_path: Path) -> None:
+    spec = small_spec(control_hz=1000.0)
+    link = RobotLink(spec, tmp_path / "run")
+    link.close()
+    assert link.streams() == ()
+    assert link.stream("object") == []
+    robot = Streaming(KinematicConfig(), spec=spec)
+    robot.connect()
+    loop = ControlLoop(robot, ChunkPlayer(PlayerConfig(), action_size(spec)), tmp_path / "run")
+    for _ in range(40):
+        loop.tick()
+        time.sleep(0.001)
+    assert link.streams() == ("eye", "object")
+    poses, pictures = link.stream("object", 10), link.stream("eye", 50)
+    states = {seen.seq: seen.t_ns for seen in link.observe(50)}
+    assert len(poses) == 10
+    for pose in poses:
+        assert pose.t_ns == states[int(pose.value[0])] - 1000
+    stamps = [picture.t_ns for picture in pictures]
+    assert stamps == sorted(set(stamps))  # each once
+    assert {picture.value.shape for picture in pictures} == {(4, 4, 3)}
+    robot.close()
 
 
 def test_an_unknown_driver_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 
@@ -14,13 +13,10 @@ pytest.importorskip("cyclonedds")
 from hardware.messages import Command
 from hardware.robot import Robot, RobotError, make_robot
 from hardware.spec import LifeState, RobotSpec
-from hardware.transport.dds import LATCHED, Participant, Quality
-from hardware.transport.idl_ros import Bool, Header, JointState, JointTrajectory, Time
+from hardware.transport.idl_ros import Bool
 from hardware.transport.network import Network
+from tests.hardware.fake_arm import ARM, HOME, FakeArm
 from tests.hardware.wire import free_network
-
-ARM = tuple(f"panda_joint{i}" for i in range(1, 8))
-HOME = np.array([0.0, 0.1963, 0.0, -2.618, 0.0, 2.9416, 0.7854])
 
 
 def spec_for(network: Network, **driver: object) -> RobotSpec:
@@ -28,40 +24,6 @@ def spec_for(network: Network, **driver: object) -> RobotSpec:
     driver = {**spec.driver, "network": {"domain": network.domain}, **driver}
     # Patient, because test machines are busy.
     return spec.replace(driver=driver, arm_ramp_s=0.05, cmd_timeout_s=0.3, obs_timeout_s=0.3)
-
-
-class FakeArm:
-    """Publishes a joint state every 4 ms and records what it is told."""
-
-    def __init__(self, network: Network) -> None:
-        self.participant = Participant(network)
-        self.states = self.participant.writer("rt/joint_states", JointState)
-        self.trajectories = self.participant.reader(
-            "rt/arm_controller/joint_trajectory", JointTrajectory, Quality(depth=1000)
-        )
-        self.grips = self.participant.reader(
-            "rt/gripper_controller/joint_trajectory", JointTrajectory, Quality(depth=1000)
-        )
-        self.stop = self.participant.writer("rt/stop", Bool, LATCHED)
-        self.names = [*reversed(ARM), "panda_finger_joint1"]
-        self.position = [*reversed(HOME.tolist()), 0.03]
-        self.velocity = [0.0] * 8
-        self.skew_ns = 0
-        self.frozen = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._publish, daemon=True)
-        self._thread.start()
-
-    def _publish(self) -> None:
-        while not self._closing.wait(0.004):
-            if not self.frozen.is_set():
-                stamp = Time.from_ns(time.time_ns() + self.skew_ns)
-                self.states.write(JointState(Header(stamp), self.names, self.position, self.velocity))
-
-    def close(self) -> None:
-        self._closing.set()
-        self._thread.join()
-        self.participant.close()
 
 
 @pytest.fixture

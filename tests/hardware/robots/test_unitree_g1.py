@@ -95,7 +95,7 @@ def test_connecting_sends_nothing_and_reads_every_joint(world: World) -> None:
         seen = robot.read(1.0)
         np.testing.assert_allclose(seen.q, world.g1.data.qpos[world.g1._q], atol=5e-3)
         assert robot.spec.names == MOTORS
-        assert abs(float(np.linalg.norm(seen.extra["quaternion"])) - 1.0) < 1e-3
+        assert abs(float(np.linalg.norm(seen.streams["quaternion"].value)) - 1.0) < 1e-3
         assert robot.state is LifeState.READ_ONLY
         assert world.g1.mode == "ai"
         assert world.low.take() == []
@@ -157,6 +157,24 @@ def test_without_commands_the_robot_damps_itself(world: World) -> None:
         torque = world.g1._released(time.time_ns(), world.g1.data.qpos[world.g1._q], dq)
         np.testing.assert_allclose(torque, -3.0 * dq)
         world.paused.clear()
+
+
+def test_a_control_process_that_stalls_does_not_pull_the_robot_back(world: World) -> None:
+    with g1(world) as robot:
+        robot.arm()
+        hold = robot.read().q
+        run(robot, 0.2, hold)
+        time.sleep(4 * PATIENCE)  # the robot damps itself and sinks meanwhile
+        sunk = np.abs(robot.read(1.0).q - hold).max()
+        assert sunk > 0.1
+        world.low.take()
+        run(robot, 0.3, hold)
+        assert robot.state is LifeState.DAMPED
+        assert "nothing was sent for" in robot.latched
+        for message in world.low.take():
+            motors = message.motors[: len(MOTORS)]
+            assert not motors["kp"].any()
+            assert not motors["tau"].any()
 
 
 def test_silence_of_the_robot_damps(world: World) -> None:

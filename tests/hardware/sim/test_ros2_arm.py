@@ -113,7 +113,7 @@ def test_object_poses_are_late_and_noisy_as_asked(robot: Robot, network: Network
         deadline = time.monotonic() + 1.5
         while time.monotonic() < deadline:
             observation = robot.read(0.1)
-            pose = observation.extra.get("object")
+            pose = observation.streams.get("object")
             if pose is not None and (not seen or pose.t_ns != seen[-1].t_ns):
                 seen.append(pose)
                 ages.append(1e-9 * (time.monotonic_ns() - pose.t_ns))
