@@ -24,6 +24,7 @@ from hardware.session import Session, SessionConfig
 from hardware.spec import LifeState, RobotSpec
 from hardware.wire_results import WireResults
 from robopolicy.errors import ConfigError
+from robopolicy.registry import to_dict
 from robopolicy.rollout import PolicyActor
 from robopolicy.seeding import block_of, episode_seeds, refuse_overlap
 
@@ -118,7 +119,7 @@ def deploy(
             if config.session.film:
                 runner.write_film(out / f"episode_{seed}.mp4")
             if results is not None:
-                results.add(asdict(episode), settings=_settings(config))
+                results.add(asdict(episode), settings=_settings(config, policy))
     return done
 
 
@@ -295,8 +296,10 @@ def _fresh(path: Path) -> Path:
     return found
 
 
-def _settings(config: DeployConfig) -> dict[str, Any]:
+def _settings(config: DeployConfig, policy: Policy) -> dict[str, Any]:
     return {
+        "policy": to_dict("policy", policy),
+        "trained": {"step": policy.provenance.step, "data": policy.provenance.fingerprint},
         "robot": config.robot.name,
         "simulator": dict(config.session.simulator),
         "executor": asdict(config.executor),

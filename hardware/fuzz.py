@@ -6,7 +6,6 @@ The checks share no code with the guard: they recompute every limit from the spe
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,11 @@ import numpy as np
 
 from hardware.collision import Shadow
 from hardware.guard import Guard
+from hardware.guard_speed import speed
 from hardware.messages import Command, Observation
 from hardware.spec import RobotSpec
 from robopolicy.errors import ConfigError, DataError
+from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import plain
 
 HOSTILE = (
@@ -50,7 +51,6 @@ HOSTILE = (
 _IGNORED = {"nan", "inf", "short", "matrix", "text", "complex", "none", "stale", "expired", "future"}
 _IGNORED |= {"no_observation", "old_observation", "nan_observation", "short_observation"}
 _TOLERANCE = 1e-9
-_SWING = 0.1  # rad
 
 
 @dataclass
@@ -83,6 +83,9 @@ class FuzzConfig:
     robot: RobotSpec
     commands: int = 1_000_000
     seed: int = 0
+    stall_noise: float = 0.0
+    """Deviation of the positions measured after a stall, rad. The guard brakes the measured motion then;
+    noise may make it one that cannot be braked in the room there is, and accelerations are exceeded."""
     speed: bool = False
     """Measure how long the guard takes for ordinary commands instead."""
     out: str = "results/checks"
@@ -99,65 +102,31 @@ def run_fuzz(config: FuzzConfig) -> str:
         DataError: a limit was passed; names it.
     """
     name = config.robot.name
-    path = Path(config.out) / f"guard_{'speed' if config.speed else 'fuzz'}_{name}.json"
+    what = "speed" if config.speed else "fuzz_noisy_stalls" if config.stall_noise else "fuzz"
+    path = Path(config.out) / f"guard_{what}_{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     if config.speed:
         taken = speed(config.robot, commands=config.commands, seed=config.seed)
-        path.write_text(json.dumps(taken, indent=2) + "\n")
+        path.write_text(json.dumps({**taken, **stamp()}, indent=2) + "\n")
         return f"{name}: {taken['microseconds']} microseconds a command. {path}"
-    report = fuzz(config.robot, commands=config.commands, seed=config.seed)
-    path.write_text(json.dumps(plain(report), indent=2) + "\n")
+    report = fuzz(config.robot, commands=config.commands, seed=config.seed, stall_noise=config.stall_noise)
+    found = {**plain(report), "stall_noise": config.stall_noise, **stamp()}
+    path.write_text(json.dumps(found, indent=2) + "\n")
     if report.violations:
         raise DataError(f"{name}: limits were passed: {report.violations}. See {path}.")
     return f"{name}: {report.commands} commands, {report.trips} trips, no limit was passed. {path}"
 
 
-def speed(spec: RobotSpec, *, commands: int, seed: int = 0) -> dict[str, Any]:
-    """How long the guard takes for commands of smooth motions about the home pose, with all its checks.
-
-    Processor time, so that other processes do not count; wall time is beside it.
-    """
-    rng, guard, dt = np.random.default_rng(seed), Guard(spec), 1.0 / spec.control_hz
-    rate, phase = rng.uniform(0.5, 2.0, spec.size), rng.uniform(0.0, 2 * np.pi, spec.size)
-    home, begun = spec.array("home"), 1_000_000_000
-    q, dq = home.copy(), np.zeros(spec.size)
-    seen = Observation(seq=0, t_ns=begun, q=q, dq=dq, tau=np.zeros(spec.size))
-    guard.begin(seen, begun)
-    guard.start_ramp(begun - round(1e9 * spec.guard.start_ramp_s))
-    processor, wall = np.empty(commands), np.empty(commands)
-    for index in range(commands):
-        now = begun + (index + 1) * spec.period_ns
-        t = (index + 1) * dt
-        target = home + _SWING * (np.sin(rate * t + phase) - np.sin(phase))
-        seen = Observation(seq=index + 1, t_ns=now, q=q, dq=dq, tau=seen.tau)
-        command = Command(t_ns=now, valid_until_ns=now + spec.period_ns, q=target)
-        start = time.perf_counter_ns(), time.thread_time_ns()
-        sent = guard.filter(command, seen, now)
-        processor[index] = time.thread_time_ns() - start[1]
-        wall[index] = time.perf_counter_ns() - start[0]
-        assert sent.q is not None
-        assert sent.dq is not None
-        q, dq = sent.q, sent.dq
-    return {
-        "robot": spec.name,
-        "joints": spec.size,
-        "commands": commands,
-        "microseconds": {f"p{p}": round(float(np.percentile(processor, p)) / 1e3, 1) for p in (50, 90, 99)},
-        "wall_microseconds": {f"p{p}": round(float(np.percentile(wall, p)) / 1e3, 1) for p in (50, 90, 99)},
-        "counters": dict(guard.counters),
-        "machine_load": os.getloadavg()[0],
-        "cpus": os.cpu_count(),
-    }
-
-
-def fuzz(spec: RobotSpec, *, commands: int, seed: int = 0, hostile_share: float = 0.05) -> FuzzReport:
+def fuzz(
+    spec: RobotSpec, *, commands: int, seed: int = 0, hostile_share: float = 0.05, stall_noise: float = 0.0
+) -> FuzzReport:
     """Send a guard smooth motions, jumps beyond every limit and malformed commands; check what comes out."""
-    return _Fuzz(spec, seed, hostile_share).run(commands)
+    return _Fuzz(spec, seed, hostile_share, stall_noise).run(commands)
 
 
 class _Fuzz:
-    def __init__(self, spec: RobotSpec, seed: int, hostile_share: float) -> None:
-        self.spec, self.share = spec, hostile_share
+    def __init__(self, spec: RobotSpec, seed: int, hostile_share: float, stall_noise: float) -> None:
+        self.spec, self.share, self.stall_noise = spec, hostile_share, stall_noise
         self.rng = np.random.default_rng(seed)
         self.guard = Guard(spec)
         self.report = FuzzReport(robot=spec.name, seed=seed)
@@ -240,8 +209,7 @@ class _Fuzz:
 
     def _make(self, kind: str, target: np.ndarray) -> tuple[Command | None, Observation | None]:
         rng, spec, now = self.rng, self.spec, self.now
-        # After a stall the measured motion is the one that is braked; noise may make it one that cannot be.
-        observation: Observation | None = self._observation(0.0 if kind == "stall" else 1e-4)
+        observation: Observation | None = self._observation(self.stall_noise if kind == "stall" else 1e-4)
         assert observation is not None
         self.measured = observation
         q: Any = target if rng.random() < 0.5 else target + 0.05 * rng.standard_normal(self.n)

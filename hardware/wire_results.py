@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from robopolicy.errors import DataError
+from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.statistics import paired_difference, wilson
 
 
@@ -26,7 +27,7 @@ class WireResults:
     """
 
     def __init__(self, path: str, label: str, reference: str | None = None) -> None:
-        self.path, self.label = Path(path), label
+        self.path, self.label, self._stamp = Path(path), label, stamp()
         self._values: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
         self._condition = self._values.setdefault("conditions", {}).setdefault(label, {"episodes": []})
         if reference is not None:
@@ -46,7 +47,7 @@ class WireResults:
         rows = self._condition["episodes"]
         rows.append(dict(episode))
         inside = self._values.get("in_simulator", {})
-        self._condition |= {"settings": dict(settings), **summarise(rows, inside)}
+        self._condition |= {"settings": dict(settings), **summarise(rows, inside), "last_run": self._stamp}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_text(json.dumps(self._values, indent=1) + "\n")

@@ -29,6 +29,7 @@ from hardware.transport.dds import Participant, Quality
 from hardware.transport.idl_unitree import LowCmd, LowState
 from hardware.transport.network import Network
 from robopolicy.errors import DataError
+from robopolicy.evaluation.machine import stamp
 
 PERIOD_NS = 2_000_000
 _CHUNK_S = 0.2
@@ -117,6 +118,7 @@ def drive(network: Network, seconds: float) -> dict[str, Any]:
         ended = link.ticks()[-1]
     return {
         **result,
+        **stamp(),
         "missed_ticks": ended["missed"] - begun["missed"],
         "guard": ended["counters"],
         "latched": ended["latched"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
 import os
 import time
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from robopolicy.env import Expert, make_env
 from robopolicy.errors import ConfigError, MissingCapability
-from robopolicy.evaluation.machine import commit, machine, versions
+from robopolicy.evaluation.machine import stamp
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
@@ -61,11 +60,8 @@ def check_equality(
     if pairs and _has_expert(fast, task):
         result["expert"] = _expert_pairs(fast, stock, task, pairs)
     result |= {
-        **commit(),
-        "machine": machine(),
-        "versions": versions(),
         "wall_seconds": round(time.perf_counter() - started, 1),
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        **stamp(),
     }
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

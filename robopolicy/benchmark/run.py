@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import tempfile
@@ -22,7 +21,7 @@ from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, DataError, unknown
-from robopolicy.evaluation.machine import commit, machine, versions
+from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.results import CHECKS
 from robopolicy.learning.checkpoint import load
 from robopolicy.learning.train import choose_device
@@ -111,10 +110,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
                 "wall_seconds": round(time.perf_counter() - started, 2),
                 "load_average": load_before,
                 "config": plain(config),
-                **commit(),
-                "machine": machine(),
-                "versions": versions(),
-                "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+                **stamp(),
             }
             tqdm.write(f"{part}: {measured[part]['wall_seconds']:.0f} s")
             _save(path, {**_read(path), part: measured[part]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from robopolicy.evaluation.energy_signal import (
     failing_against_succeeding,
 )
 from robopolicy.evaluation.evaluate import evaluate
-from robopolicy.evaluation.machine import commit, machine, versions
+from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import plain
 from robopolicy.seeding import rng
 from robopolicy.spec import Spec
@@ -101,10 +100,7 @@ def run_study(config: EnergyStudyConfig) -> tuple[Path, dict[str, Any]]:
         "policy": policy.registered_name,
         "success": asdict(measured.success),
         "biased readings": _plain(disturbed_against_nominal(actor.disturbed, actor.scores, measured.rows)),
-        **commit(),
-        "machine": machine(),
-        "versions": versions(),
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        **stamp(),
     }
     for name, matched in (("failing, matched times", True), ("failing, any time", False)):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.metadata
 import os
 import platform
@@ -68,6 +69,16 @@ def commit() -> dict[str, Any]:
         return {"commit": "unknown", "dirty": False}
     changed = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "--short=12", "HEAD") or "unknown", "dirty": bool(changed)}
+
+
+def stamp() -> dict[str, Any]:
+    """What every result file says of its making: commit, machine, versions, date."""
+    return {
+        **commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _cpu_lines() -> dict[str, str]:

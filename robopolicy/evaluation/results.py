@@ -7,7 +7,6 @@ results/bases/<task>/<policy>/n<demonstrations>/seed<k>/     policies that are r
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import yaml
 
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.evaluate import Evaluation
-from robopolicy.evaluation.machine import commit, machine, versions
+from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import parse, plain
 
 FORMAT = 1
@@ -182,10 +181,7 @@ def write_result(
         "evaluation": evaluation.to_dict(),
         "config": plain(config),
         "wall_seconds": {**wall_seconds, "evaluate": evaluation.wall_seconds},
-        **commit(),
-        "machine": machine(),
-        "versions": versions(),
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        **stamp(),
     }
     if refinement is not None:
         result["refinement"] = plain(refinement)

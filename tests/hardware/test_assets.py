@@ -66,7 +66,7 @@ def test_g1_is_symmetric() -> None:
 def test_g1_equals_mjlabs() -> None:
     found = importlib.util.find_spec("mjlab")
     if found is None or found.origin is None:
-        pytest.skip("mjlab is not installed")
+        pytest.skip("compares with the model in mjlab, which is not installed (pip install --no-deps mjlab)")
     path = Path(found.origin).parent / "asset_zoo/robots/unitree_g1/xmls/g1.xml"
     theirs, ours = mujoco.MjModel.from_xml_path(str(path)), load("g1.xml")
     assert [theirs.joint(i).name for i in range(theirs.njnt)] == [
@@ -93,7 +93,6 @@ def test_g1_equals_mjlabs() -> None:
 
 @pytest.mark.sim
 def test_panda_equals_robosuites() -> None:
-    pytest.importorskip("robosuite")
     from robosuite.models.robots import Panda
 
     arm = Panda()

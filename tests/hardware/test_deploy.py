@@ -118,7 +118,7 @@ def test_results_of_several_runs_add_up(tmp_path: Path) -> None:
 @pytest.mark.sim
 @pytest.mark.slow
 def test_on_the_simulated_panda(tmp_path: Path) -> None:
-    pytest.importorskip("cyclonedds")
+    pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
     import yaml
 
     import envs  # noqa: F401

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("cyclonedds")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.link import RobotLink
 from hardware.messages import ActionChunk, Command

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-pytest.importorskip("cyclonedds")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.messages import Command
 from hardware.robot import Robot, RobotError, make_robot

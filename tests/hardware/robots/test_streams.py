@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("cyclonedds")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.robots.streams import Streams, dds_name, image_of, pose_of
 from hardware.transport.dds import SENSOR, Participant

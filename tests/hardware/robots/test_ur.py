@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-pytest.importorskip("cyclonedds")
-pytest.importorskip("rtde_control")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
+pytest.importorskip("rtde_control", reason="UR arms are the extra robopolicy[ur]")
 
 from hardware.extras import MissingExtra
 from hardware.messages import Command

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 import pytest
 
-pytest.importorskip("cyclonedds")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.robots.unitree_g1 import MOTORS
 from hardware.sim.g1 import G1Settings, SimulatedG1, Targets

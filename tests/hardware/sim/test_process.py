@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-pytest.importorskip("cyclonedds")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.sim.process import Simulated, settings
 from robopolicy.errors import ConfigError, RobopolicyError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cyclonedds")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from cyclonedds.core import DDSException
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rosbags.typesys as rosbags
 
-pytest.importorskip("cyclonedds")
-hypothesis = pytest.importorskip("hypothesis")
-rosbags = pytest.importorskip("rosbags.typesys")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hardware.transport import idl_ros as ros  # noqa: E402
+from hardware.transport import idl_ros as ros
 
 HUMBLE = rosbags.get_typestore(rosbags.Stores.ROS2_HUMBLE)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cyclonedds")
+pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from cyclonedds.idl import IdlStruct
 
@@ -125,7 +125,7 @@ def test_octets_are_never_numbers() -> None:
 
 
 def test_the_octet_rule_can_fail() -> None:
-    types = pytest.importorskip("cyclonedds.idl.types")
+    types = pytest.importorskip("cyclonedds.idl.types", reason="DDS is the extra robopolicy[ros]")
     assert "int8" in repr(types.uint8)
     assert "int8" in repr(types.sequence[types.uint8])
     assert "int8" not in repr(types.byte)
