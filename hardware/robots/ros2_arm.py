@@ -95,7 +95,7 @@ class Ros2Arm(Robot):
         )
         self._streams = Streams(participant, dict(config.poses), dict(config.images))
         self._clock_of_robot = SourceClock()
-        self._seq, self._stamp, self._rejected = 0, 0, 0
+        self._seq, self._stamp = 0, 0
         self._seen: set[str] = set()
         self._opening: float | None = None
         self._sent_opening: float | None = None
@@ -123,18 +123,7 @@ class Ros2Arm(Robot):
             first, self._first = self._first, None
             return first
         self._heed_stops()
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if timeout_s > 0:
-                self._states.wait(max(0.0, deadline - time.monotonic()))
-            newest = None
-            for message in self._states.take():
-                newest = self._observation(message) or newest
-            for _ in range(self._states.rejected - self._rejected):
-                self._reject("malformed")
-            self._rejected = self._states.rejected
-            if newest is not None or time.monotonic() >= deadline:
-                return newest
+        return self._states.newest(timeout_s, self._observation, lambda: self._reject("malformed"))
 
     def _observation(self, message: JointState) -> Observation | None:
         received, n = self._clock(), len(message.name)

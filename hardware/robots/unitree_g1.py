@@ -108,7 +108,7 @@ class UnitreeG1(Robot):
         # Stopping has a client of its own, so that no call under way can block it.
         self._loco = Loco(participant) if self._walks else None
         self._clock_of_robot = SourceClock()
-        self._seq, self._rejected, self._tick_count = 0, 0, 0
+        self._seq, self._tick_count = 0, 0
         self._walked_ns, self._walking = 0, False
         self._sent_any = False
         try:
@@ -120,18 +120,7 @@ class UnitreeG1(Robot):
             raise RobotError(f"{self.spec.name} does not answer: {error}") from error
 
     def _receive(self, timeout_s: float) -> Observation | None:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if timeout_s > 0:
-                self._states.wait(max(0.0, deadline - time.monotonic()))
-            newest = None
-            for message in self._states.take():
-                newest = self._observation(message) or newest
-            for _ in range(self._states.rejected - self._rejected):
-                self._reject("crc")
-            self._rejected = self._states.rejected
-            if newest is not None or time.monotonic() >= deadline:
-                return newest
+        return self._states.newest(timeout_s, self._observation, lambda: self._reject("crc"))
 
     def _observation(self, message: Any) -> Observation | None:
         record, received = message.record, self._clock()

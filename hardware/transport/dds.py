@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
@@ -34,6 +35,7 @@ from cyclonedds.topic import Topic  # noqa: E402
 from cyclonedds.util import duration  # noqa: E402
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 # What a decoder raises on bytes that are not a message of its type.
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
@@ -209,6 +211,24 @@ class Reader(Generic[T]):
         """Sleep until something arrives; False when the time is over."""
         _, waitset, _ = self._alive()
         return bool(waitset.wait(duration(nanoseconds=max(0, int(timeout_s * 1e9)))))
+
+    def newest(self, timeout_s: float, read: Callable[[T], V | None], refuse: Callable[[], None]) -> V | None:
+        """The last thing that `read` makes of what arrives, waiting for something until the time is over.
+
+        Args:
+            refuse: called for every message that was dropped.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if timeout_s > 0:
+                self.wait(max(0.0, deadline - time.monotonic()))
+            found, before = None, self.rejected
+            for message in self.take():
+                found = read(message) or found
+            for _ in range(self.rejected - before):
+                refuse()
+            if found is not None or time.monotonic() >= deadline:
+                return found
 
     @property
     def matched(self) -> int:

@@ -76,23 +76,15 @@ class BESOPolicy(DenoisingPolicy):
     """
 
     def __init__(self, config: BESOConfig, *, spec: Spec, codec: Codec) -> None:
-        super().__init__(spec, codec, **config.horizons)
-        self.config, self.clip = config, config.clip
+        super().__init__(config, spec=spec, codec=codec)
+        self.clip = config.clip
         self.goals = [key for key in spec.observations if key.startswith(GOAL)]
         if config.guidance != 1 and not self.goals:
             raise ConfigError(
                 f"beso: guidance={config.guidance} needs a goal among the observations, which are "
                 f"{sorted(spec.observations)}. Name one with observations=[..., {GOAL}<key>]."
             )
-        self.encoder = build("encoder", config.encoder, spec=spec)
-        self.network = build(
-            "network",
-            config.network,
-            action_size=codec.action_size,
-            horizon=config.pred_horizon,
-            obs_horizon=config.obs_horizon,
-            condition_size=self.encoder.size,
-        )
+        self.network = self.build_network()
         levels = SigmaRange(config.sigma_low, config.sigma_high, config.deviation)
         self.sampler = build("sampler", config.sampler, train_steps=LEVELS, schedule=levels)
 

@@ -9,24 +9,22 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robopolicy.diffusion.denoiser import Denoiser
 from robopolicy.diffusion.samplers import Bounds, Sampler
-from robopolicy.policies.policy import Generation, Policy, Request, draw
+from robopolicy.policies.conditioned import ConditionedPolicy
+from robopolicy.policies.policy import Generation, Request, draw
 from robopolicy.registry import build, to_dict
 
 
-class DenoisingPolicy(Policy):
-    """Chunks by denoising: a subclass makes `encoder`, `sampler`, `clip` and `denoiser`, and has the loss."""
+class DenoisingPolicy(ConditionedPolicy):
+    """Chunks by denoising: a subclass makes `sampler`, `clip` and `denoiser`, and has the loss."""
 
     capabilities = frozenset({"trainable", "noise", "chain", "gradient"})
 
-    config: Any
-    """The frozen config dataclass, with the field `sampler`."""
-    encoder: nn.Module
-    """Encoded observations to the condition `[B, To, Dc]`."""
     sampler: Sampler
+    """That of the config (its field `sampler`)."""
     clip: bool
     """Clip the clean estimate to the range of the (encoded) data at every denoising step."""
 
@@ -34,11 +32,6 @@ class DenoisingPolicy(Policy):
     def evaluations(self) -> int:
         """Network evaluations in one call of the field."""
         return 1
-
-    def condition(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """`[B, To, Dc]` from raw observations `[B, To, ...]`."""
-        condition: Tensor = self.encoder(self.codec.encode_observation(observation))
-        return condition
 
     @abc.abstractmethod
     def denoiser(self, condition: Tensor) -> Denoiser:

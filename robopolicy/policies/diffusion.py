@@ -54,17 +54,9 @@ class DiffusionPolicy(DenoisingPolicy):
     """The clean chunk, its noise or a mixture is regressed at uniformly drawn noise levels."""
 
     def __init__(self, config: DiffusionConfig, *, spec: Spec, codec: Codec) -> None:
-        super().__init__(spec, codec, **config.horizons)
-        self.config, self.clip = config, config.clip
-        self.encoder = build("encoder", config.encoder, spec=spec)
-        self.network = build(
-            "network",
-            config.network,
-            action_size=codec.action_size,
-            horizon=config.pred_horizon,
-            obs_horizon=config.obs_horizon,
-            condition_size=self.encoder.size,
-        )
+        super().__init__(config, spec=spec, codec=codec)
+        self.clip = config.clip
+        self.network = self.build_network()
         self.sampler = build(
             "sampler", config.sampler, train_steps=config.train_steps, schedule=config.schedule
         )

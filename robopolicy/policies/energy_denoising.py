@@ -56,17 +56,9 @@ class EnergyDenoisingPolicy(DenoisingPolicy):
     capabilities = DenoisingPolicy.capabilities | {"energy"}
 
     def __init__(self, config: EnergyDenoisingConfig, *, spec: Spec, codec: Codec) -> None:
-        super().__init__(spec, codec, **config.horizons)
-        self.config, self.clip = config, config.clip
-        self.encoder = build("encoder", config.encoder, spec=spec)
-        self.network = build(
-            "network",
-            config.network,
-            action_size=codec.action_size,
-            horizon=config.pred_horizon,
-            obs_horizon=config.obs_horizon,
-            condition_size=self.encoder.size,
-        )
+        super().__init__(config, spec=spec, codec=codec)
+        self.clip = config.clip
+        self.network = self.build_network()
         differentiate_twice(self.network)
         self.sampler = build(
             "sampler", config.sampler, train_steps=config.train_steps, schedule=config.schedule

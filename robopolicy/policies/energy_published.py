@@ -26,8 +26,9 @@ from robopolicy.diffusion.energy import (
 from robopolicy.diffusion.training import masked_mean
 from robopolicy.errors import ConfigError
 from robopolicy.networks.attention import differentiate_twice
-from robopolicy.policies.policy import ChunkConfig, Generation, Policy, Request
-from robopolicy.registry import build, parse, plain, register
+from robopolicy.policies.conditioned import ConditionedPolicy
+from robopolicy.policies.policy import ChunkConfig, Generation, Request
+from robopolicy.registry import parse, plain, register
 from robopolicy.spec import Spec
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class EnergyPublishedConfig(ChunkConfig):
 
 
 @register("policy", "energy_published")
-class EnergyPublishedPolicy(Policy):
+class EnergyPublishedPolicy(ConditionedPolicy):
     """E(chunk, observation) is the mean of a network's output; the policy descends on it from noise.
 
     The energy knows no noise level and is no score: there is no `Denoiser` to guide or compose.
@@ -87,23 +88,9 @@ class EnergyPublishedPolicy(Policy):
     capabilities = frozenset({"trainable", "noise", "energy"})
 
     def __init__(self, config: EnergyPublishedConfig, *, spec: Spec, codec: Codec) -> None:
-        super().__init__(spec, codec, **config.horizons)
-        self.config = config
-        self.encoder = build("encoder", config.encoder, spec=spec)
-        self.network = build(
-            "network",
-            config.network,
-            action_size=codec.action_size,
-            horizon=config.pred_horizon,
-            obs_horizon=config.obs_horizon,
-            condition_size=self.encoder.size,
-        )
+        super().__init__(config, spec=spec, codec=codec)
+        self.network = self.build_network()
         differentiate_twice(self.network)
-
-    def condition(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """`[B, To, Dc]` from raw observations `[B, To, ...]`."""
-        condition: Tensor = self.encoder(self.codec.encode_observation(observation))
-        return condition
 
     def energy(self, condition: Tensor) -> Energy:
         """The energy of encoded chunks for rows with these conditions `[N, To, Dc]`."""

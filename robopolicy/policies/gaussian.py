@@ -14,8 +14,9 @@ from robopolicy.codecs import Codec
 from robopolicy.diffusion.training import masked_mean
 from robopolicy.errors import ConfigError
 from robopolicy.networks.regressor import Regressor
-from robopolicy.policies.policy import ChunkConfig, Generation, Policy, Request
-from robopolicy.registry import build, register
+from robopolicy.policies.conditioned import ConditionedPolicy
+from robopolicy.policies.policy import ChunkConfig, Generation, Request
+from robopolicy.registry import register
 from robopolicy.spec import Spec
 
 if TYPE_CHECKING:
@@ -41,15 +42,13 @@ class GaussianConfig(ChunkConfig):
 
 
 @register("policy", "gaussian")
-class GaussianPolicy(Policy):
+class GaussianPolicy(ConditionedPolicy):
     """Independent Gaussians for every step and dimension of the chunk; it averages over modes."""
 
     capabilities = frozenset({"trainable", "noise", "density", "gradient"})
 
     def __init__(self, config: GaussianConfig, *, spec: Spec, codec: Codec) -> None:
-        super().__init__(spec, codec, **config.horizons)
-        self.config = config
-        self.encoder = build("encoder", config.encoder, spec=spec)
+        super().__init__(config, spec=spec, codec=codec)
         self.network = Regressor(
             config.obs_horizon * self.encoder.size,
             2 * config.pred_horizon * codec.action_size,
@@ -57,11 +56,6 @@ class GaussianPolicy(Policy):
             blocks=config.blocks,
             dropout=config.dropout,
         )
-
-    def condition(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """`[B, To, Dc]` from raw observations `[B, To, ...]`."""
-        condition: Tensor = self.encoder(self.codec.encode_observation(observation))
-        return condition
 
     def moments(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation of encoded actions, `[N, Tp, Dz]` each."""

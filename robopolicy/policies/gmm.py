@@ -13,9 +13,10 @@ from torch import Tensor
 from robopolicy.codecs import Codec
 from robopolicy.errors import ConfigError
 from robopolicy.networks.regressor import Regressor
+from robopolicy.policies.conditioned import ConditionedPolicy
 from robopolicy.policies.gaussian import log_density
-from robopolicy.policies.policy import ChunkConfig, Generation, Policy, Request, draw
-from robopolicy.registry import build, register
+from robopolicy.policies.policy import ChunkConfig, Generation, Request, draw
+from robopolicy.registry import register
 from robopolicy.spec import Spec
 
 if TYPE_CHECKING:
@@ -44,15 +45,13 @@ class GMMConfig(ChunkConfig):
 
 
 @register("policy", "gmm")
-class GMMPolicy(Policy):
+class GMMPolicy(ConditionedPolicy):
     """A mixture over whole chunks: one mode for all the steps of a chunk, drawn anew for each."""
 
     capabilities = frozenset({"trainable", "density"})
 
     def __init__(self, config: GMMConfig, *, spec: Spec, codec: Codec) -> None:
-        super().__init__(spec, codec, **config.horizons)
-        self.config = config
-        self.encoder = build("encoder", config.encoder, spec=spec)
+        super().__init__(config, spec=spec, codec=codec)
         self.network = Regressor(
             config.obs_horizon * self.encoder.size,
             config.modes * (2 * config.pred_horizon * codec.action_size + 1),
@@ -60,11 +59,6 @@ class GMMPolicy(Policy):
             blocks=config.blocks,
             dropout=config.dropout,
         )
-
-    def condition(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """`[B, To, Dc]` from raw observations `[B, To, ...]`."""
-        condition: Tensor = self.encoder(self.codec.encode_observation(observation))
-        return condition
 
     def mixture(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights `[N, M]`, means and log standard deviations `[N, M, Tp, Dz]` of the M modes."""
