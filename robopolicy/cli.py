@@ -6,6 +6,8 @@
     if __name__ == "__main__":
         main()
 
+SIGTERM, which job schedulers send, is taken like Ctrl-C.
+
 Exit codes: 0 done, 1 the command failed, 2 the command line is wrong, 130 interrupted.
 """
 
@@ -15,7 +17,9 @@ import argparse
 import difflib
 import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -65,6 +69,8 @@ def command(
 
                 print(yaml.safe_dump(composed, sort_keys=False, default_flow_style=None), end="")
                 return
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
                 function(composed)
             except RobopolicyError as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -66,6 +67,8 @@ def main(configs: Path) -> tuple[Main, list[dict[str, Any]]]:
             raise DataError("this seed is unlucky")
         if config["seed"] == 14:
             raise KeyboardInterrupt
+        if config["seed"] == 15:
+            signal.raise_signal(signal.SIGTERM)
 
     return run, calls
 
@@ -176,6 +179,7 @@ def test_failures_of_the_command(
     code, message = failure(main[0], ["seed=13"], capsys)
     assert (code, "this seed is unlucky" in message, "Traceback" in message) == (1, True, False)
     assert failure(main[0], ["seed=14"], capsys)[0] == 130
+    assert failure(main[0], ["seed=15"], capsys)[0] == 130
     monkeypatch.setenv("ROBOPOLICY_TRACEBACK", "1")
     with pytest.raises(DataError):
         main[0](["seed=13"])

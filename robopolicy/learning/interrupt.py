@@ -1,4 +1,4 @@
-"""Ctrl-C where a checkpoint would not be exact."""
+"""Ctrl-C, or a polite kill, where a checkpoint would not be exact."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 @contextlib.contextmanager
 def interrupt_held(note: str = "") -> Iterator[None]:
-    """Let a first Ctrl-C take effect on leaving, where a checkpoint is exact; a second one at once.
+    """Let a first Ctrl-C or SIGTERM wait for the end, where a checkpoint is exact; a second one ends at once.
 
     Outside the main thread none arrives.
 
@@ -31,13 +31,14 @@ def interrupt_held(note: str = "") -> Iterator[None]:
         if note:
             tqdm.write(note)
 
-    previous = signal.signal(signal.SIGINT, hold)
+    previous = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except _AtOnce:
         raise SystemExit(130) from None
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     if arrived:
         raise KeyboardInterrupt
 

@@ -96,12 +96,12 @@ def weights(policy: Policy) -> Tensor:
 
 
 def interrupt_at(target: Refinement, iteration: int) -> None:
-    """Ctrl-C in the middle of an iteration."""
+    """A polite kill in the middle of an iteration."""
     original = target.refiner.advance
 
     def advance() -> dict[str, float]:
         if target.refiner.iteration == iteration:  # type: ignore[attr-defined]
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
         return original()
 
     target.refiner.advance = advance  # type: ignore[method-assign]
