@@ -126,7 +126,23 @@ def test_what_is_drawn_once_does_not_depend_on_the_episode() -> None:
     np.testing.assert_array_equal(one.simulation[0].geom_size, two.simulation[0].geom_size)
 
 
+def test_objects_are_placed_in_a_wider_range_where_there_is_room() -> None:
+    def spread(env: RobosuiteEnv, **options: float) -> np.ndarray:
+        places = []
+        for seed in range(20):
+            env.reset(seed=seed, options=dict(options))
+            places.append(env.simulation[1].xpos[env.object_body][:2].copy())
+        return np.ptp(places, axis=0)
+
+    usual, hard = suite_env("Lift"), suite_env("Lift", placement=3.0)
+    assert np.allclose(spread(hard), 3 * spread(usual), rtol=1e-6)
+    assert np.allclose(spread(usual, object_range=1.0), 2 * spread(usual), rtol=1e-6)
+    assert usual.reset_options == {"object_range"} and not suite_env("PickPlaceCan").reset_options
+
+
 def test_misuse_is_explained() -> None:
+    with pytest.raises(ConfigError, match="placement is for Lift, Stack"):
+        suite_env("PickPlaceCan", placement=2.0)
     with pytest.raises(ConfigError, match="agentview"):
         suite_env(cameras=("agentveiw",))
     with pytest.raises(ConfigError, match="NutAssemblySquare"):
