@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class AvoidanceConfig:
     """The start is uniform within this many metres of the middle of the start line."""
     shift: float = 0.02
     """All obstacles are moved together in x by up to this many metres."""
+    controller: Literal["delta", "absolute"] = "delta"
+    """What an action is: a step of the commanded position, or that position itself, metres."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= 0.3 or not 0 <= self.shift <= 0.05:
@@ -60,7 +62,8 @@ class AvoidanceConfig:
 class AvoidanceEnv(RobotEnv):
     """A pushed cylinder on a table; success is crossing the goal line, touching an obstacle ends the episode.
 
-    The action `[2]` moves the commanded position, which the cylinder follows with the lag of a servo.
+    The action `[2]` moves the commanded position, or is where it moves to; in either case by at most 2 cm a
+    step in x and y. The cylinder follows it with the lag of a servo.
     """
 
     routes = tuple("".join(map(str, gaps)) for gaps in itertools.product(*(range(n + 1) for n in COUNTS)))
@@ -77,7 +80,7 @@ class AvoidanceEnv(RobotEnv):
         self._data = mujoco.MjData(self._model)
         self._renderer = Renderer(self._model)
         self._top = TopView(low=(-0.46, -0.07), high=(0.46, 0.85))
-        self.robot_spec = _spec(camera_specs(task, ("top", "side")))
+        self.robot_spec = _spec(config.controller, camera_specs(task, ("top", "side")))
         self.observation_space, self.action_space = spaces_of(self.robot_spec)
         self._target = np.zeros(2)
         self._touched = False
@@ -115,7 +118,7 @@ class AvoidanceEnv(RobotEnv):
         return self._observe(), {"success": False}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Move the commanded position by `action` `[2]`, clipped to +-1, times 2 cm.
+        """Move the commanded position by `action` `[2]`, clipped to +-1, times 2 cm, or towards it.
 
         Raises:
             SpecMismatch: an action of another shape or with values that are not finite.
@@ -123,8 +126,10 @@ class AvoidanceEnv(RobotEnv):
         """
         if not self._ready:
             raise RobopolicyError("Call reset() before step().")
-        moved = self._target + STEP * np.clip(checked(action, self.robot_spec.action), -1.0, 1.0)
-        self._target = np.clip(moved, _LOW, _HIGH)
+        action = checked(action, self.robot_spec.action)
+        if self.config.controller == "absolute":
+            action = (action - self._target) / STEP
+        self._target = np.clip(self._target + STEP * np.clip(action, -1.0, 1.0), _LOW, _HIGH)
         self._data.ctrl[:] = self._target
         for _ in range(_SUBSTEPS):
             self._mujoco.mj_step(self._model, self._data)
@@ -213,17 +218,18 @@ class AvoidanceEnv(RobotEnv):
         return found
 
 
-def _spec(images: Mapping[str, ObservationSpec]) -> Spec:
+def _spec(controller: str, images: Mapping[str, ObservationSpec]) -> Spec:
     place = ObservationSpec(shape=(2,), unit="m", frame="world", group="proprioception")
     velocity = ObservationSpec(shape=(2,), unit="m/s", frame="world", group="proprioception")
     obstacles = ObservationSpec(shape=(FIELD.size,), unit="m", frame="world", group="object")
+    absolute = controller == "absolute"
     action = ActionSpec(
         names=("x", "y"),
-        low=(-1.0, -1.0),
-        high=(1.0, 1.0),
-        representation="ee_delta",
-        unit="2 cm",
-        parts=(ActionPart(kind="position", size=2),),
+        low=tuple(_LOW.tolist()) if absolute else (-1.0, -1.0),
+        high=tuple(_HIGH.tolist()) if absolute else (1.0, 1.0),
+        representation="ee_position" if absolute else "ee_delta",
+        unit="m" if absolute else "2 cm",
+        parts=(ActionPart(kind="position", size=2, reference="position" if absolute else None),),
     )
     observations = {"position": place, "velocity": velocity, "obstacles": obstacles, **images}
     return Spec(observations=observations, action=action, control_hz=CONTROL_HZ)

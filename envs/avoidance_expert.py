@@ -59,8 +59,9 @@ class AvoidanceExpert:
         self._wander = _MEMORY * self._wander + np.sqrt(1 - _MEMORY**2) * fresh
         self._travelled += self._reach
         goal = np.array([np.interp(self._travelled, self._along, self._path[:, i]) for i in range(2)])
-        action = (goal + self._noise * self._wander - self._env.target) / STEP
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
+        step = np.clip((goal + self._noise * self._wander - self._env.target) / STEP, -1.0, 1.0)
+        absolute = self._env.config.controller == "absolute"
+        return np.asarray(self._env.target + STEP * step if absolute else step, np.float32)
 
 
 def _path(env: AvoidanceEnv, route: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy import seeding
 from robopolicy.env import Expert, Observation, RobotEnv
-from robopolicy.errors import ConfigError, RobopolicyError, unknown
+from robopolicy.errors import ConfigError, RobopolicyError, SpecMismatch, unknown
 from robopolicy.registry import parse, register
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
@@ -21,6 +21,7 @@ from robopolicy.task import Task
 # The 39 numbers of an observation: hand and gripper [4], objects [14], both one step ago, goal [3].
 _ROBOT = np.r_[0:4, 18:22]
 _OBJECT = np.r_[4:18, 22:39]
+_SIZE = 39
 _NOISE_MEMORY = 0.7
 
 
@@ -114,6 +115,34 @@ class MetaworldEnv(RobotEnv):
         """The package's policy for this task; `settings` are the fields of `MetaworldExpertConfig`."""
         policy = self._policies[self.config.task]()
         return MetaworldExpert(self, policy, parse(MetaworldExpertConfig, settings, "expert"), seed)
+
+    def get_state(self) -> np.ndarray:
+        """MuJoCo's integration state and the last observation, float64 `[S]`, good within an episode."""
+        import mujoco
+
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(self._model, kind))
+        mujoco.mj_getState(self._model, self._env.data, state, kind)
+        return np.concatenate([state, self.full_observation])
+
+    def set_state(self, state: np.ndarray) -> Observation:
+        """Go to a state of the present episode; stepping on from it repeats the original exactly.
+
+        Raises:
+            SpecMismatch: a state of another size.
+        """
+        import mujoco
+
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        size = mujoco.mj_stateSize(self._model, kind)
+        if np.shape(state) != (size + _SIZE,):
+            raise SpecMismatch(f"A state is [{size + _SIZE}] here, got {list(np.shape(state))}.")
+        mujoco.mj_setState(self._model, self._env.data, np.ascontiguousarray(state[:size]), kind)
+        mujoco.mj_forward(self._model, self._env.data)
+        mujoco.mj_setState(self._model, self._env.data, np.ascontiguousarray(state[:size]), kind)
+        observation = np.array(state[size:])
+        self._env._prev_obs = observation[:18].copy()
+        return self._observe(observation)
 
     @property
     def full_observation(self) -> np.ndarray:

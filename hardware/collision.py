@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -54,7 +56,11 @@ class Shadow:
                 description.add_exclude(bodyname1=model.body(body).name, bodyname2=model.body(parent).name)
         self.model = description.compile()
         self.data = mujoco.MjData(self.model)
+        # Asking for them takes time.
+        self._qpos, self._site_xpos, self._centres = self.data.qpos, self.data.site_xpos, self.data.geom_xpos
         self._fixed = (self.model.geom_bodyid == 0).astype(int)
+        self.distance = 0.0
+        """The smallest distance beyond its margin that the last `penetration` found, up to a horizon."""
         self.reach = _reach(self.model)
         """m: no point is farther from any joint's axis."""
         self._address = np.array([self._joint(name) for name in spec.names])
@@ -70,9 +76,9 @@ class Shadow:
 
     def place(self, q: np.ndarray) -> np.ndarray:
         """Move to joint positions `[n]`; the end effectors' positions `[E, 3]`, a copy."""
-        self.data.qpos[self._where] = q
+        self._qpos[self._where] = q
         mujoco.mj_kinematics(self.model, self.data)
-        return self.data.site_xpos[self._sites]
+        return self._site_xpos.take(self._sites, axis=0)
 
     def poses(self, q: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Position `[3]` and quaternion `[4]`, real part first, of every end effector at positions `[n]`.
@@ -88,18 +94,34 @@ class Shadow:
             found[name] = self.data.site_xpos[site].copy(), quaternion
         return found
 
+    @property
+    def centres(self) -> np.ndarray:
+        """Where the last `place` put the middle of every geom `[G, 3]`, a copy."""
+        return self._centres.copy()
+
     def penetration(self) -> float:
         """By how much the worst distance is below its margin, where the last `place` put it; 0 is free."""
         mujoco.mj_collision(self.model, self.data)
-        return max(0.0, -self.distance())
+        self.distance = _HORIZON
+        if self.data.ncon:
+            self.distance = min(_HORIZON, float(np.minimum.reduce(self._beyond())))
+        return max(0.0, -self.distance)
 
-    def distance(self) -> float:
-        """The smallest distance beyond its margin that the last `penetration` found, up to a horizon."""
-        if not self.data.ncon:
-            return _HORIZON
+    def _beyond(self) -> np.ndarray:
+        """Distances of the contacts beyond their margins."""
         contact = self.data.contact
-        margin = self._margins[self._fixed[contact.geom].max(axis=1)]
-        return min(_HORIZON, float((contact.dist - margin).min()))
+        fixed = self._fixed.take(contact.geom)
+        beyond: np.ndarray = contact.dist - self._margins.take(fixed[:, 0] | fixed[:, 1])
+        return beyond
+
+    def nearness(self) -> Nearness:
+        """Where the last `place` put the geoms, and the distances that the last `penetration` found."""
+        clear = np.full((self.model.ngeom, self.model.ngeom), _HORIZON)
+        if self.data.ncon:
+            beyond, (one, other) = self._beyond(), self.data.contact.geom.T
+            farthest_first = np.argsort(-beyond)  # of several between two geoms the nearest stays
+            clear[one[farthest_first], other[farthest_first]] = beyond[farthest_first]
+        return Nearness(self._centres.copy(), clear)
 
     def outside(self, sites: np.ndarray) -> float:
         """By how much the end effectors `[E, 3]` are outside the workspace; 0 is inside."""
@@ -145,6 +167,28 @@ class Shadow:
         if index < 0:
             raise ConfigError(unknown("site of the model", name, _names(self.model, "site")))
         return index
+
+
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """How near the geoms of a model were to each other in one pose."""
+
+    centres: np.ndarray
+    """`[G, 3]`, metres."""
+    clear: np.ndarray
+    """Distance beyond the margin `[G, G]` up to a horizon, in the order in which contacts have the two."""
+
+    def may_have_met(self, other: Nearness) -> bool:
+        """Whether two geoms moved so far between two poses that they may have been too near in between."""
+        moved, room = other.centres - self.centres, self.clear + other.clear
+        one, two = np.nonzero(room <= 2.0 * longest(moved))
+        apart, enough = moved[one] - moved[two], np.maximum(room[one, two], 0.0)
+        return bool(np.count_nonzero(np.square(apart).sum(axis=1) > np.square(enough)))
+
+
+def longest(vectors: np.ndarray) -> float:
+    """The largest norm of many vectors `[G, 3]`."""
+    return math.sqrt(float(np.maximum.reduce(np.add.reduce(vectors * vectors, axis=1))))
 
 
 def _reach(model: mujoco.MjModel) -> float:

@@ -20,7 +20,7 @@ from hardware.link import default_directory
 from hardware.messages import Command
 from hardware.observe import Observer
 from hardware.record import EpisodeRecorder
-from hardware.session import Session, SessionConfig
+from hardware.session import Session, SessionConfig, with_cameras
 from hardware.spec import LifeState, RobotSpec
 from hardware.wire_results import WireResults
 from robopolicy.errors import ConfigError
@@ -111,7 +111,8 @@ def deploy(
     if results is not None:
         seeds = [seed for seed in seeds if seed not in results.seeds]
     out, done = Path(config.out), []
-    with _directory() as directory, Session(config.robot, directory, config.session, ask=ask) as session:
+    cameras = with_cameras(config.robot, config.session, policy.spec)
+    with run_directory() as directory, Session(config.robot, directory, cameras, ask=ask) as session:
         runner = Runner(policy, session, observer, command_map, config, say or _show)
         for seed in seeds:
             episode = runner.run(seed)
@@ -281,7 +282,8 @@ def _actor(policy: Policy, config: ExecutorConfig) -> PolicyActor:
 
 
 @contextlib.contextmanager
-def _directory() -> Iterator[Path]:
+def run_directory() -> Iterator[Path]:
+    """A directory for the rings of a session, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="robopolicy_", dir=default_directory()) as name:
         yield Path(name)
 

@@ -150,7 +150,7 @@ class Executor:
             time.sleep(config.delay_s)
         now = time.monotonic_ns()
         self.latency.add(1e-9 * (now - begun))
-        start = t_obs if config.latency_matching else now
+        start = (t_obs if config.latency_matching else now) + round(1e9 * self.map.config.lag_s)
         q, dq = self.observer.joints(t_obs)
         waypoints = self.map.waypoints(actions, q, dq=dq, dt_s=1e-9 * self.dt_ns)
         chunk = ActionChunk(t_obs_ns=t_obs, t0_ns=start, dt_ns=self.dt_ns, actions=waypoints.rows[:ROWS])

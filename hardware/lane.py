@@ -77,6 +77,7 @@ class RobotLane(LaneVectorEnv):
         self._reward, self._recorder = reward, recorder
         self._clock, self._due, self._seed = 0, 0, 0
         self._first_success: int | None = None
+        self._solved = False
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
@@ -128,6 +129,7 @@ class RobotLane(LaneVectorEnv):
         now = time.monotonic_ns()
         self._observer.begin(now)
         self.session.solved()
+        self._solved = False
         while self._collect():
             time.sleep(0.001)
         self._observe()
@@ -159,7 +161,9 @@ class RobotLane(LaneVectorEnv):
             tick = link.ticks()[-1]
             self._observe()
             stopped = str(tick["latched"])
-            solved = bool(self.session.solved()) and not stopped
+            said = self.session.solved()  # only what is new: simulations speak more rarely than we step
+            self._solved = self._solved if said is None else said
+            solved = self._solved and not stopped
             self._clock += 1
             if solved and self._first_success is None:
                 self._first_success = self._clock

@@ -199,7 +199,7 @@ class RobotLink:
 
     def ticks(self, count: int = 1) -> list[Mapping[str, Any]]:
         """What the newest ticks did, oldest first."""
-        return [_tick(record) for record in self._ticks.last(count)]
+        return [tick_of(record) for record in self._ticks.last(count)]
 
     @property
     def state(self) -> LifeState:
@@ -303,7 +303,8 @@ def _observation(record: np.void) -> Observation:
     )
 
 
-def _tick(record: np.void) -> Mapping[str, Any]:
+def tick_of(record: np.void) -> Mapping[str, Any]:
+    """A tick of the control process by the names of its fields, with states, reasons and counters read."""
     values: dict[str, Any] = {}
     for name in record.dtype.names or ():
         value = record[name]

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from hardware.collision import Shadow
+from hardware.collision import Nearness, Shadow, longest
 from hardware.spec import RobotSpec
 
 LOOKS = ("cartesian_speed", "workspace", "collision")
 _SPEED_HEADROOM = 0.95
-# The line to where braking ends is looked at once more for every so many radians that a joint turns.
+# The line to where braking ends is looked at once more for every so many radians that a joint turns,
 _LINE_TURN, _LINE_SAMPLES = 0.05, 10
+# and so often at most between two places where bodies are near and pass each other in between.
+_MORE_LOOKS = 16
 _BRAKING_SAMPLES = (0.1, 0.3, 0.5)
 
 Flag = Callable[[str, str], bool]
@@ -65,8 +68,9 @@ class Lookahead:
         if self._speed and _longest(sites - self._sites) > self._limit * dt:
             v = self._slower(q, v, brake)
             sites = shadow.place(q + v * dt)
-        steps = float(np.maximum.reduce(np.abs(v) / self._dv))
-        total = float(np.add.reduce(np.abs(v)))
+        speeds = np.abs(v)
+        steps = float(np.maximum.reduce(speeds / self._dv))
+        total = float(np.add.reduce(speeds))
         lasts = dt * (1.0 + 0.5 * max(steps - 1.0, 0.0))
         end = q + v * lasts
         if total * lasts * shadow.reach < self._clearance:
@@ -93,17 +97,16 @@ class Lookahead:
         self._clearance = self._room_around(sites)
         turn = float(np.abs(end - q).max())
         count = 1 + min(_LINE_SAMPLES, int(turn / _LINE_TURN))
+        line = _Line(self._shadow, q, end, _MORE_LOOKS if self._bodies else 0)
         for index in range(count):
-            middle = q + (index + 1) / count * (end - q)
-            later = self._excess_here(self._shadow.place(middle))
-            excess = (max(excess[0], later[0]), max(excess[1], later[1]))
-        return excess
+            line.on((index + 1) / count, self._excess_here)
+        return max(excess[0], line.excess[0]), max(excess[1], line.excess[1])
 
     def _room_around(self, sites: np.ndarray) -> float:
         """How far every point may move before a limit in space can be reached: not looked at until then."""
         return min(
             self._shadow.room(sites) if self._box else np.inf,
-            self._shadow.distance() if self._bodies else np.inf,
+            self._shadow.distance if self._bodies else np.inf,
         )
 
     def _excess_here(self, sites: np.ndarray) -> tuple[float, float]:
@@ -156,6 +159,63 @@ class Lookahead:
         root = (-b + np.sqrt(np.maximum(b * b - a * c, 0.0))) / np.maximum(a, 1e-300)
         share = float(np.where(c >= 0.0, 0.0, np.minimum(root, 1.0)).min())
         return slow + max(share, 0.0) * (v - slow)
+
+
+@dataclass(slots=True)
+class _Look:
+    share: float
+    centres: np.ndarray
+    distance: float
+    nearness: Nearness | None = None
+
+
+class _Line:
+    """Looks along a line of poses from `q` to `end` `[n]`, and closer where bodies may pass each other.
+
+    Args:
+        more: so many looks at most are added.
+    """
+
+    def __init__(self, shadow: Shadow, q: np.ndarray, end: np.ndarray, more: int) -> None:
+        self._shadow, self._q, self._way, self._more = shadow, q, end - q, more
+        self._last = _Look(0.0, shadow.centres, shadow.distance)
+        self.excess = (0.0, 0.0)
+
+    def on(self, share: float, look: Callable[[np.ndarray], tuple[float, float]]) -> None:
+        """Go on to a share of the way."""
+        pending = [self._at(share, look)]
+        while pending:
+            nearer = 0.5 * (self._last.share + pending[-1].share)
+            if self._more > 0 and not self.excess[1] and self._may_have_met(self._last, pending[-1]):
+                self._more -= 1
+                pending.append(self._at(nearer, look))
+            else:
+                self._last = pending.pop()
+
+    def _at(self, share: float, look: Callable[[np.ndarray], tuple[float, float]]) -> _Look:
+        here = look(self._shadow.place(self._q + share * self._way))
+        self.excess = max(self.excess[0], here[0]), max(self.excess[1], here[1])
+        found = _Look(share, self._shadow.centres, self._shadow.distance)
+        if _far(self._last, found):
+            found.nearness = self._shadow.nearness()
+        return found
+
+    def _may_have_met(self, one: _Look, other: _Look) -> bool:
+        if not _far(one, other):
+            return False
+        for seen in (one, other):
+            if seen.nearness is None:
+                self._shadow.place(self._q + seen.share * self._way)
+                self._shadow.penetration()
+                seen.nearness = self._shadow.nearness()
+        assert one.nearness is not None
+        assert other.nearness is not None
+        return one.nearness.may_have_met(other.nearness)
+
+
+def _far(one: _Look, other: _Look) -> bool:
+    """Whether anything moved farther than bodies have room."""
+    return 2.0 * longest(other.centres - one.centres) > one.distance + other.distance
 
 
 def _longest(vectors: np.ndarray) -> float:

@@ -43,8 +43,63 @@ def reason_names(bits: int) -> tuple[str, ...]:
     return tuple(name for index, name in enumerate(REASONS) if bits >> index & 1)
 
 
-class EpisodeRecorder:
+class EpisodeWriter:
     """Collects the steps of an episode and commits them to a store at once.
+
+    Args:
+        extra: columns beside observations and action, and their row shapes.
+        extend: go on with a store that is there already.
+
+    Raises:
+        DataError: something else is at the path, or the disk is full.
+        SpecMismatch: the store that is there has another spec.
+    """
+
+    def __init__(
+        self,
+        path: Location | Path,
+        spec: Spec,
+        extra: Mapping[str, tuple[int, ...]],
+        *,
+        task: Any = None,
+        origin: Mapping[str, Any] | None = None,
+        extend: bool = True,
+    ) -> None:
+        if extend and Path(str(path)).exists():
+            self.store = EpisodeStore.open(path, "a")
+            spec.require(self.store.spec, f"store {path}")
+            if self.store.extra != dict(extra):
+                raise DataError(f"{path} has the columns {self.store.extra}, wanted {dict(extra)}.")
+        else:
+            self.store = EpisodeStore.create(path, spec, task=task, extra=extra, origin=origin)
+        self._steps: list[dict[str, np.ndarray]] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, row: Mapping[str, np.ndarray]) -> None:
+        """Add a step: every observation, the action and every extra column."""
+        self._steps.append(dict(row))
+
+    def commit(self, *, seed: int | None = None, success: bool | None = None, instruction: str = "") -> None:
+        """Write the episode; the next step begins another.
+
+        Raises:
+            DataError: no step was added, or writing failed; the steps are kept, so it can be tried again.
+        """
+        if not self._steps:
+            raise DataError("There is nothing to commit: no step was recorded.")
+        arrays = {key: np.stack([row[key] for row in self._steps]) for key in self._steps[0]}
+        self.store.append(arrays, seed=seed, success=success, instruction=instruction)
+        self._steps.clear()
+
+    def discard(self) -> None:
+        """Forget the steps since the last commit."""
+        self._steps.clear()
+
+
+class EpisodeRecorder(EpisodeWriter):
+    """Records a robot.
 
     Beside observations and action, the store gets: `sent`, the joint positions that went out and the
     gripper's opening; `reasons`, `reason_bits` of why they differ; `latency`; `takeover`, 1 where a person
@@ -52,12 +107,11 @@ class EpisodeRecorder:
 
     Args:
         spec: observations and action of the policy, as it sees them.
-
-    Raises:
-        DataError: something is at the path already, or the disk is full.
     """
 
-    def __init__(self, path: Location | Path, spec: Spec, robot: RobotSpec, *, task: Any = None) -> None:
+    def __init__(
+        self, path: Location | Path, spec: Spec, robot: RobotSpec, *, task: Any = None, extend: bool = False
+    ) -> None:
         self.robot, self._spec = robot, spec
         extra: dict[str, tuple[int, ...]] = {
             "sent": (robot.size + 1,),
@@ -67,11 +121,7 @@ class EpisodeRecorder:
             "takeover": (),
         }
         origin = {"robot": robot.to_dict(), "reasons": list(REASONS), "latency": list(LATENCIES)}
-        self.store = EpisodeStore.create(path, spec, task=task, extra=extra, origin=origin)
-        self._steps: list[dict[str, np.ndarray]] = []
-
-    def __len__(self) -> int:
-        return len(self._steps)
+        super().__init__(path, spec, extra, task=task, origin=origin, extend=extend)
 
     def step(
         self,
@@ -94,20 +144,4 @@ class EpisodeRecorder:
         row["reasons"] = np.asarray(reason_bits(sent.reasons), dtype=np.float64)
         row["latency"] = np.array([1e-9 * (sent.t_ns - measured.t_ns), chunk_age_s, late_s])
         row["takeover"] = np.asarray(takeover, dtype=np.float64)
-        self._steps.append(row)
-
-    def commit(self, *, seed: int | None = None, success: bool | None = None, instruction: str = "") -> None:
-        """Write the episode; the next step begins another.
-
-        Raises:
-            DataError: no step was added, or writing failed; the steps are kept, so it can be tried again.
-        """
-        if not self._steps:
-            raise DataError("There is nothing to commit: no step was recorded.")
-        arrays = {key: np.stack([row[key] for row in self._steps]) for key in self._steps[0]}
-        self.store.append(arrays, seed=seed, success=success, instruction=instruction)
-        self._steps.clear()
-
-    def discard(self) -> None:
-        """Forget the steps since the last commit."""
-        self._steps.clear()
+        self.add(row)

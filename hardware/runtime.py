@@ -10,7 +10,6 @@ the robot rests.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -38,13 +37,13 @@ from hardware.link import (
     tick_type,
 )
 from hardware.messages import Command, Measured, Observation
+from hardware.priority import go_first
 from hardware.ring import Ring
 from hardware.robot import Robot, RobotError, make_robot
 from hardware.spec import LifeState
 from robopolicy.errors import RobopolicyError
 
 _NICE = -10
-_SESSION_NICE = Path("/proc/self/autogroup")
 _LINGER_S = 3.0
 _COUNTERS_NS = 200_000_000
 _STREAM_BYTES = 16 * 2**20
@@ -215,7 +214,7 @@ def serve(directory: Path) -> None:
     spec, config, connect_s = read_config(directory)
     robot = make_robot(spec)
     player = ChunkPlayer(config, action_size(spec))
-    _go_first()
+    go_first(_NICE)
     robot.connect(connect_s)
     try:
         loop = ControlLoop(robot, player, directory)
@@ -230,14 +229,6 @@ def serve(directory: Path) -> None:
         loop.run()
     finally:
         robot.close()
-
-
-def _go_first() -> None:
-    """Ask for priority. Linux may share cores among sessions first, and then only a session's own counts."""
-    with contextlib.suppress(PermissionError):
-        os.nice(_NICE)
-        if _SESSION_NICE.exists():
-            _SESSION_NICE.write_text(str(_NICE))
 
 
 def main() -> int:

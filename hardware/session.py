@@ -22,6 +22,7 @@ from hardware.link import RobotLink
 from hardware.robot import RobotError
 from hardware.spec import LifeState, RobotSpec
 from robopolicy.errors import ConfigError, SpecMismatch
+from robopolicy.spec import Spec
 
 if TYPE_CHECKING:
     from hardware.sim.client import Scene
@@ -44,8 +45,11 @@ class SessionConfig:
     """DDS domain of a simulated robot; one that is probably free by default."""
     simulator: Mapping[str, Any] = field(default_factory=dict)
     """Options of the simulator's command line: ``{pose_noise: 0.005, pose_delay: 0.05}``."""
+    cameras: Mapping[str, int] = field(default_factory=dict)
+    """Cameras of a simulated robot's scene and the size of their pictures. Each is rendered in a process of
+    its own and published on the wire."""
     film: str = ""
-    """A camera of a simulated robot's scene, rendered in a process of its own and published on the wire."""
+    """One more camera, whose pictures become films."""
     film_size: int = 256
     player: PlayerConfig = field(default_factory=PlayerConfig)
     connect_s: float = 10.0
@@ -165,11 +169,13 @@ class Session:
         assert config.domain is not None
         domain = ("--domain", str(config.domain))
         options = dict(config.simulator)
-        if config.film:
-            options.setdefault("camera_hz", 10)
-            task = () if "task" not in options else ("--task", str(options["task"]))
-            size = ("--camera", config.film, "--size", str(config.film_size))
-            self._processes.append(Simulated("hardware.sim.camera", *domain, *size, *task))
+        cameras = _cameras(config)
+        if cameras:
+            options.setdefault("camera_hz", 20 if config.cameras else 10)
+        task = () if "task" not in options else ("--task", str(options["task"]))
+        for camera, size in cameras.items():
+            shown = ("--camera", camera, "--size", str(size))
+            self._processes.append(Simulated("hardware.sim.camera", *domain, *shown, *task))
         named = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
         self._processes.append(Simulated(self.robot.simulator, *domain, *named))
         self._scene = Scene(Network(domain=config.domain))
@@ -185,6 +191,25 @@ class Session:
 
 def _on_domain(robot: RobotSpec, config: SessionConfig) -> RobotSpec:
     driver = {**robot.driver, "network": {"domain": config.domain}}
-    if config.film:
-        driver["images"] = {**driver.get("images", {}), config.film: f"/{config.film}/image_raw"}
+    topics = {camera: f"/{camera}/image_raw" for camera in _cameras(config)}
+    if topics:
+        driver["images"] = {**driver.get("images", {}), **topics}
     return robot.replace(driver=driver)
+
+
+def _cameras(config: SessionConfig) -> dict[str, int]:
+    """Those that are asked for; a film shows what a policy sees if it is of the same one."""
+    film = {config.film: config.film_size} if config.film else {}
+    return {**film, **config.cameras}
+
+
+def with_cameras(robot: RobotSpec, config: SessionConfig, wanted: Spec) -> SessionConfig:
+    """The same with the cameras of a simulated robot's scene that a policy's pictures come from."""
+    if not robot.simulator:
+        return config
+    found = dict(config.cameras)
+    for key, observation in wanted.observations.items():
+        parts = robot.observations.get(key, ())
+        if observation.kind == "image" and len(parts) == 1 and parts[0].endswith(".image"):
+            found.setdefault(parts[0].removesuffix(".image"), observation.shape[0])
+    return dataclasses.replace(config, cameras=found)

@@ -203,8 +203,8 @@ class RobotSpec:
     gripper: GripperSpec | None = None
     base: BaseSpec | None = None
     model: str = ""
-    """MJCF of the shadow model, among those in ``hardware/assets`` and ``envs/assets`` or a path; none: no
-    checks in space."""
+    """MJCF of the shadow model: among those in ``hardware/assets`` and ``envs/assets``, a path, or a name
+    without ".xml" for the providers of `hardware.models`. None: no checks in space."""
     end_effectors: tuple[str, ...] = ()
     """Sites of the model."""
     workspace: Box | None = None
@@ -324,11 +324,16 @@ class RobotSpec:
 
 
 def model_path(model: str) -> Path:
-    """The file of a `RobotSpec.model`: its name in ``hardware/assets`` or ``envs/assets``, or the path.
+    """The file of a `RobotSpec.model`: its name in ``hardware/assets`` or ``envs/assets``, the path, or what
+    the first provider has.
 
     Raises:
         ConfigError: neither exists.
     """
+    if not model.endswith(".xml"):
+        from hardware.models import find_model
+
+        return find_model(model).path
     root = Path(__file__).resolve().parent.parent
     homes = [root / package / "assets" for package in ("hardware", "envs")]
     for path in (*(home / model for home in homes), Path(model)):

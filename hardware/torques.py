@@ -36,7 +36,7 @@ def bounded(gains: Gains, away: np.ndarray, slower: np.ndarray, effort: np.ndarr
     kp, kd, tau = gains
     feedback = kp * away + kd * slower
     total = np.abs(feedback + tau)
-    if (total <= effort).all():
+    if np.count_nonzero(total <= effort) == len(effort):
         return gains, False
     share = effort / np.maximum(np.abs(feedback), effort)
     feedback *= share

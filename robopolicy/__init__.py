@@ -17,6 +17,7 @@ _EXPORTS = {
     "Task": "robopolicy.task",
     "EpisodeStore": "robopolicy.data.store",
     "load": "robopolicy.learning.checkpoint",
+    "load_value": "robopolicy.policies.actor_critic",
     "register": "robopolicy.registry",
     "build": "robopolicy.registry",
 }
@@ -25,6 +26,7 @@ __all__ = sorted(_EXPORTS)
 if TYPE_CHECKING:
     from robopolicy.data.store import EpisodeStore as EpisodeStore
     from robopolicy.learning.checkpoint import load as load
+    from robopolicy.policies.actor_critic import load_value as load_value
     from robopolicy.registry import build as build
     from robopolicy.registry import register as register
     from robopolicy.spec import ActionSpec as ActionSpec

@@ -53,8 +53,12 @@ def compose(root: str, overrides: Iterable[str] = (), *, directory: Path | None 
     for override in values:
         if not (override.is_add() or override.is_force_add()):
             _check_key(composed, override, directory, known)
-    if values:
-        composed, _ = _hydra(root, [*groups, *(str(override.input_line) for override in values)], directory)
+    # Hydra takes a key for a group wherever there is a directory of that name: those are set afterwards.
+    named = [o for o in values if (directory / o.key_or_group).is_dir()]
+    if others := [str(override.input_line) for override in values if override not in named]:
+        composed, _ = _hydra(root, [*groups, *others], directory)
+    for override in named:
+        OmegaConf.update(composed, override.key_or_group, override.value())
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -133,10 +137,14 @@ def _resolve_groups(
     values = [o for o in overrides if o not in pending]
     resolved: list[str] = []
     while pending:
-        _, known = _hydra(root, resolved, directory)
+        config, known = _hydra(root, resolved, directory)
         # A choice may bring further groups along or take them away, so the root's own groups come first.
         ready = [o for o in pending if o.is_add() or o.key_or_group in known]
         ready = ready or [o for o in pending if _matching(known, o.key_or_group)]
+        if not ready and (plain := [o for o in pending if o.key_or_group in config]):
+            values += plain  # elsewhere a group, here a setting of the same name
+            pending = [o for o in pending if o not in plain]
+            continue
         if not ready:
             name = pending[0].key_or_group
             valid = {key.partition("@")[0] for key in known}

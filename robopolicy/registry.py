@@ -40,6 +40,8 @@ _HOMES: dict[str, str] = {
     "text_encoder": "robopolicy.networks",
     "sampler": "robopolicy.diffusion",
     "method": "robopolicy.rl",
+    "world": "robopolicy.world",
+    "steer": "robopolicy.steering",
 }
 
 _entries: dict[str, dict[str, type]] = {}

@@ -122,7 +122,8 @@ class Episode:
     total_reward: float = 0.0
     first_success: int = -1
     data: dict[str, np.ndarray] = field(default_factory=dict)
-    """Observations before each action `[T, ...]`, "action" `[T, Da]`, "reward" `[T]`, where recorded."""
+    """Observations before each action `[T, ...]`, "action" `[T, Da]`, "reward" `[T]` and "success" `[T]`
+    after it, where recorded."""
 
 
 def run_episodes(
@@ -215,6 +216,7 @@ def _rows(transition: ChunkTransition, lane: int, count: int) -> dict[str, np.nd
         rows[key] = np.concatenate([now, after[lane, : count - 1]])
     rows["action"] = transition.step.actions[lane, :count]
     rows["reward"] = transition.step.rewards[lane, :count].astype(np.float32)
+    rows["success"] = transition.step.success[lane, :count].astype(np.float32)
     return rows
 
 

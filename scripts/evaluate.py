@@ -17,6 +17,7 @@ from robopolicy.cli import command
         "python scripts/evaluate.py checkpoint=outputs/my/diffusion data=my.zarr",
         "python scripts/evaluate.py checkpoint=outputs/lift/diffusion perturb=noise perturb.group=object",
         "python scripts/evaluate.py checkpoint=outputs/avoidance/diffusion coverage=32",
+        "python scripts/evaluate.py checkpoint=outputs/lift/bc steer=value steer.critic=outputs/lift/iql",
         "python scripts/evaluate.py policy=expert task=lift",
         "python scripts/evaluate.py policy=replay data=data/lift.zarr episodes=20",
     ],

@@ -21,6 +21,9 @@ WITHOUT_TORCH = (
     "robopolicy.errors",
     "robopolicy.registry",
     "robopolicy.seeding",
+    "robopolicy.serving.client",
+    "robopolicy.serving.generalist",
+    "robopolicy.serving.server",
     "robopolicy.spec",
     "robopolicy.task",
 )

@@ -89,6 +89,17 @@ def test_families_of_policies_take_turns(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_server_is_measured_beside_calls_in_this_process(tmp_path: Path) -> None:
+    rows = run_benchmark(quick(tmp_path, "what=serving"))["serving"]["rows"]
+    assert [(row["policy"], row["clients"]) for row in rows] == [
+        (policy, clients) for policy in ("gaussian", "diffusion") for clients in (0, 1, 8, 32)
+    ]
+    assert all(0 < row["ms"]["p50"] <= row["ms"]["p99"] and row["chunks_per_s"] > 0 for row in rows)
+    assert "overhead_ms" in rows[1]
+    assert "| gaussian | by 32 clients |" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.sim
 def test_environments_and_evaluation_are_measured(tmp_path: Path) -> None:
     overrides = ["tasks=[lift]", "workers=[1]", "episodes=1"]

@@ -13,6 +13,7 @@ damped stop sends kp 0, kd > 0, torque 0 for at least a second, and goes on for 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from hardware.messages import Command, Measured, Observation
 from hardware.robot import Robot, RobotError
+from hardware.robots.streams import Streams
 from hardware.spec import RobotSpec, StopMode
 from hardware.transport.clock import SourceClock
 from hardware.transport.network import Network
@@ -58,12 +60,15 @@ class UnitreeG1Config:
     """A velocity ends by itself after this; it is renewed 20 times a second."""
     fade_s: float = 2.0
     """Closing in mode `arm` fades the overlay out over this time."""
+    poses: Mapping[str, str] = field(default_factory=dict)
+    """Name to topic of geometry_msgs/PoseStamped, stamped by the robot's clock: ``{box: /box_pose}``."""
 
     def __post_init__(self) -> None:
         if not 2 * _WALK_PERIOD_S <= self.walk_s <= 1.0:
             raise ConfigError(f"walk_s is between {2 * _WALK_PERIOD_S:g} and 1 s, got {self.walk_s}.")
         if not 0 < self.fade_s <= 10:
             raise ConfigError(f"fade_s is between 0 and 10 s, got {self.fade_s}.")
+        object.__setattr__(self, "poses", dict(self.poses))
 
 
 @register("driver", "unitree_g1")
@@ -104,6 +109,7 @@ class UnitreeG1(Robot):
         if mode != "loco":
             topic = "rt/lowcmd" if mode == "low" else "rt/arm_sdk"
             self._commands = participant.writer(topic, LowCmd, STATE)
+        self._streams = Streams(participant, dict(self.config.poses), {})
         self._switcher = MotionSwitcher(participant) if mode == "low" else None
         # Stopping has a client of its own, so that no call under way can block it.
         self._loco = Loco(participant) if self._walks else None
@@ -146,6 +152,7 @@ class UnitreeG1(Robot):
         told = {name: imu[name] for name in ("quaternion", "gyroscope", "accelerometer")}
         told["motor_temperature"] = motors["temperature"].max(1)
         streams = {name: Measured(t_ns, value.astype(np.float64)) for name, value in told.items()}
+        streams |= self._streams.read(self._clock_of_robot.convert)
         return Observation(seq=self._seq, t_ns=t_ns, t_src_ns=t_ns, q=q, dq=dq, tau=tau, streams=streams)
 
     def _enable(self) -> None:

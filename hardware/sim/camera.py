@@ -74,7 +74,7 @@ def main() -> None:
     config, network = settings(CameraSettings, "A camera in the scene of a simulated arm.")
     with Participant(network) as participant:
         camera = SimulatedCamera(config, participant)
-        for _ in ticks(_POLL_NS):
+        for _ in ticks(_POLL_NS, nice=0):
             camera.step()
 
 

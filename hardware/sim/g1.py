@@ -1,6 +1,7 @@
 """A simulated Unitree G1 on the wire of the real one.
 
     python -m hardware.sim.g1 --domain 7
+    python -m hardware.sim.g1 --domain 7 --task g1_box        # with a table and a box, see g1_task.py
 
 LowState at 500 Hz with checksum; LowCmd and arm_sdk, checked; the services `sport` and `motion_switcher`. As
 on the robot, its own controller runs until MotionSwitcher releases it: it stands, walks at the velocities it
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -41,9 +42,13 @@ from hardware.transport.idl_unitree import LowCmd, LowState, Request, Response, 
 from hardware.transport.network import Network
 from robopolicy.errors import ConfigError
 
+if TYPE_CHECKING:
+    from hardware.sim.g1_task import G1Task
+
 STATE_HZ = 500
 SUBSTEPS = 4
 """PD runs at 2 kHz: at 500 Hz the damping of a stop would be unstable on the light wrists."""
+JUDGE_HZ = 10
 MODE_MACHINE = 5
 _N = len(MOTORS)
 _WAIST = 12
@@ -67,10 +72,17 @@ class G1Settings:
     hung: bool = True
     timeout: float = 0.1
     """Seconds without a LowCmd until the joints are damped."""
+    task: str = ""
+    """g1_reach or g1_box: what is around the robot. Nothing by default."""
+    pose_hz: float = 20.0
+    pose_noise: float = 0.0
+    pose_delay: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be positive, got {self.timeout}.")
+        if self.task and not self.hung:
+            raise ConfigError("A task needs a robot whose pelvis is held: hung.")
 
 
 class Targets:
@@ -98,12 +110,14 @@ class SimulatedG1:
 
     def __init__(self, config: G1Settings, participant: Participant) -> None:
         self.config = config
-        self.model = _scene(config.hung)
+        self.task = _task(config, participant)
+        self.model = _scene(config.hung, self.task)
         self.data = mujoco.MjData(self.model)
         self._q = np.array([self.model.joint(name).qposadr[0] for name in MOTORS])
         self._v = np.array([self.model.joint(name).dofadr[0] for name in MOTORS])
         self._stance = np.array([_pick(_STANCE, name) for name in MOTORS])
         self._stiffness = np.array([_pick(_STIFF, name) for name in MOTORS])
+        self._held = self._stance
         self.data.qpos[self._q] = self._stance
         mujoco.mj_forward(self.model, self.data)
         self.mode, self.fsm = "ai", START
@@ -125,6 +139,8 @@ class SimulatedG1:
             )
             for name, answer in (("sport", self._sport), ("motion_switcher", self._switch))
         ]
+        if self.task is not None:
+            self._begin(self.task, 0)
 
     @property
     def rejected(self) -> int:
@@ -134,6 +150,8 @@ class SimulatedG1:
     def step(self, now_ns: int) -> None:
         """Take what has arrived, advance by 2 ms, publish; `now_ns` is any clock's time."""
         self._serve(now_ns)
+        if self.task is not None and (seed := self.task.asked) is not None:
+            self._begin(self.task, seed)
         self._low = self._newest(self._low_commands.take(), now_ns, self._low, wanted=self.mode == "")
         self._overlay = self._newest(self._overlays.take(), now_ns, self._overlay, wanted=self.mode != "")
         if self.config.hung:
@@ -144,6 +162,26 @@ class SimulatedG1:
             mujoco.mj_step(self.model, self.data)
         self._tick += 1
         self._publish()
+        if self.task is not None:
+            mujoco.mj_kinematics(self.model, self.data)
+            self.task.tell(now_ns, self.data)
+            if self._tick % (STATE_HZ // JUDGE_HZ) == 0:
+                upper = slice(_WAIST, None)
+                self.task.judge(self.data.qpos[self._q[upper]], self.data.qvel[self._v[upper]], self.data)
+
+    def _begin(self, task: G1Task, seed: int) -> None:
+        """Jump to the first pose of an episode, which the robot's own controller holds against gravity."""
+        data = self.data
+        mujoco.mj_resetData(self.model, data)
+        data.qpos[self._q] = self._stance
+        data.qpos[self._q[_WAIST:]] = task.begin(seed, data)
+        mujoco.mj_forward(self.model, data)
+        self._held = data.qpos[self._q] + data.qfrc_bias[self._v] / self._stiffness
+        for reader in (self._low_commands, self._overlays):
+            reader.take()  # what was meant for the last episode
+        self._low = self._overlay = None
+        self.mode, self.fsm = "ai", START
+        task.begun(seed)
 
     def _newest(
         self, messages: list[LowCmd], now_ns: int, last: Targets | None, *, wanted: bool
@@ -167,7 +205,7 @@ class SimulatedG1:
             return np.zeros(_N)
         if self.fsm == DAMP:
             return -_DAMPING * dq
-        own = self._stiffness * (self._stance - q) - 0.03 * self._stiffness * dq
+        own = self._stiffness * (self._held - q) - 0.03 * self._stiffness * dq
         overlay = self._overlay
         if overlay is None or overlay.age(now_ns) > self.config.timeout:
             return own
@@ -239,7 +277,17 @@ def _safely(
         return 3201, None  # malformed arguments
 
 
-def _scene(hung: bool) -> mujoco.MjModel:
+def _task(config: G1Settings, participant: Participant) -> G1Task | None:
+    if not config.task:
+        return None
+    from hardware.sim.g1_task import G1Task
+    from hardware.sim.perception import PerceptionConfig
+
+    perception = PerceptionConfig(hz=config.pose_hz, noise=config.pose_noise, delay_s=config.pose_delay)
+    return G1Task(config.task, participant, perception)
+
+
+def _scene(hung: bool, task: G1Task | None) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_file(str(model_path("g1.xml")))
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[5, 5, 0.1])
     pelvis = spec.body("pelvis")
@@ -247,6 +295,8 @@ def _scene(hung: bool) -> mujoco.MjModel:
     if hung:
         spec.delete(spec.joint("floating_base_joint"))
         pelvis.mocap = True
+    if task is not None:
+        task.furnish(spec, np.array(pelvis.pos))
     spec.option.timestep = 1.0 / (STATE_HZ * SUBSTEPS)
     return spec.compile()
 

@@ -122,11 +122,7 @@ def families(
     policies: Sequence[str], data: Path, directory: Path, *, device: str, seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
     """Time of `Policy.sample`, from NumPy to NumPy, of policies by name in their default configurations."""
-    made: dict[str, Policy] = {}
-    for name in policies:
-        overrides = [f"policy={name}", f"data={data}", f"device={device}", "validation=0"]
-        composed = compose("train", [*overrides, f"out={directory}/{name}"])
-        made[name] = prepare(parse(TrainConfig, composed, "train"), progress=False).policy
+    made = {name: prepared(name, data, directory, device) for name in policies}
     calls = {
         f"{name} {batch}": _calling(policy, batch)
         for name, policy in made.items()
@@ -141,13 +137,22 @@ def families(
             {
                 "policy": name,
                 "parameters": sum(p.numel() for p in policy.parameters()),
-                "calls": policy.sample(_observation(policy, 1)).calls,
+                "calls": policy.sample(observation(policy, 1)).calls,
                 "batch": int(batch),
                 "ms": found,
                 "chunks_per_s": int(batch) / found["p50"] * 1e3,
             }
         )
     return rows
+
+
+def prepared(name: str, data: Path, directory: Path, device: str) -> Policy:
+    """A policy by name in its default configuration, before training."""
+    overrides = [f"policy={name}", f"data={data}", f"device={device}", "validation=0"]
+    composed = compose("train", [*overrides, f"out={directory}/{name}"])
+    policy = prepare(parse(TrainConfig, composed, "train"), progress=False).policy
+    assert isinstance(policy, Policy)
+    return policy
 
 
 def windows(
@@ -229,11 +234,12 @@ def _sample(policy: DenoisingPolicy, solver: str, steps: int, batch: int) -> Cal
 
 
 def _calling(policy: Policy, batch: int) -> Callable[[], object]:
-    observation = _observation(policy, batch)
-    return lambda: policy.sample(observation).actions
+    seen = observation(policy, batch)
+    return lambda: policy.sample(seen).actions
 
 
-def _observation(policy: Policy, batch: int) -> dict[str, np.ndarray]:
+def observation(policy: Policy, batch: int) -> dict[str, np.ndarray]:
+    """Zeros for all that a policy observes, `[B, To, ...]`."""
     return {
         key: np.zeros((batch, policy.obs_horizon, *o.shape), np.float32)
         for key, o in policy.spec.observations.items()

@@ -130,6 +130,21 @@ def _refinement(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _serving(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = ["Policy", "Asked", "Best", "Median", "p99", "Chunks/s", "Overhead, best", "Median"]
+    lines = []
+    for row in rows:
+        asked = {0: "in this process", 1: "by 1 client"}.get(row["clients"], f"by {row['clients']} clients")
+        times = [f"{row['ms'][name]:.2f} ms" for name in ("min", "p50", "p99")]
+        overhead = [f"{value:.2f} ms" for value in row.get("overhead_ms", {}).values()] or ["-", "-"]
+        lines.append([row["policy"], asked, *times, _number(row["chunks_per_s"]), *overhead])
+    return (
+        _table(head, lines)
+        + "\nOne observation and one chunk a request, over loopback. Overhead: what a client waits longer "
+        "than for the same call in this process; its median is that of rounds.\n"
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
     "training": ("Training", _training),
     "sampling": ("Sampling", _sampling),
@@ -138,6 +153,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = 
     "windows": ("Windows", _windows),
     "evaluation": ("Evaluation", _evaluation),
     "refinement": ("DPPO's update", _refinement),
+    "serving": ("Serving", _serving),
 }
 
 

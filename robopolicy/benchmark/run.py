@@ -28,7 +28,7 @@ from robopolicy.learning.train import choose_device
 from robopolicy.registry import plain
 from robopolicy.task import Task
 
-PARTS = ("training", "sampling", "families", "environments", "windows", "evaluation", "refinement")
+PARTS = ("training", "sampling", "families", "environments", "windows", "evaluation", "refinement", "serving")
 FORMAT = 1
 
 
@@ -132,6 +132,7 @@ class _Bench:
             "windows": self.windows,
             "evaluation": self.evaluation,
             "refinement": self.refinement,
+            "serving": self.serving,
         }
 
     def store(self) -> EpisodeStore:
@@ -184,6 +185,12 @@ class _Bench:
 
     def refinement(self) -> list[dict[str, Any]]:
         return refinement.refinement(**self._timing)
+
+    def serving(self) -> list[dict[str, Any]]:
+        from robopolicy.benchmark.serving import serving  # its packages are an extra
+
+        self.store()
+        return serving(self.data, self.directory / "serving", **self._timing)
 
     @property
     def _timing(self) -> dict[str, Any]:

@@ -53,3 +53,13 @@ def training_target(prediction: Prediction, clean: Tensor, noise: Tensor, sigma:
     if prediction == "sample":
         return clean
     return (noise - sigma[:, None, None] * clean) * network_scale(sigma)
+
+
+def edm_scales(sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor, Tensor]:
+    """c_skip, c_out and c_in of Karras et al. (2022) for data of this deviation, of sigma's shape.
+
+    The denoiser is ``c_skip * x + c_out * network(c_in * x)``; the network's target has unit variance.
+    """
+    own = deviation**2
+    total = sigma**2 + own
+    return own / total, sigma * (own / total).sqrt(), total.rsqrt()

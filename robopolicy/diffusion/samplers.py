@@ -15,9 +15,10 @@ of kernels, for each step the denoiser, a clamp and one or two fused multiply-ad
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -125,6 +126,20 @@ class Sampler(abc.ABC):
     def calls(self, *, corrected: bool = True) -> int:
         """How often one `solve`, with its corrector or without, asks the denoiser (NFE)."""
         return self.steps * (1 + (self.corrector.steps if corrected else 0))
+
+    def below(self, skipped: int) -> Self:
+        """This sampler without its first `skipped` noise levels.
+
+        Raises:
+            ConfigError: no level would be left.
+        """
+        if not 0 <= skipped < self.steps:
+            raise ConfigError(
+                f"Of {self.steps} denoising steps 0 to {self.steps - 1} can be skipped: {skipped}."
+            )
+        other = copy.copy(self)
+        other.sigmas, other.steps = self.sigmas[skipped:], self.steps - skipped
+        return other
 
     def start(self, noise: Tensor) -> Tensor:
         """The start for standard-normal `noise`: what a variance-preserving table calls x_T."""

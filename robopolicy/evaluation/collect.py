@@ -1,4 +1,8 @@
-"""Demonstrations by the scripted expert of a task: successes go into a store, failures are counted."""
+"""Episodes into a store: successes of a task's scripted expert, or whatever a policy does.
+
+Of the expert's failures only the number is kept. A policy's are what a value learns from, so they stay, and
+every step is labelled in two further columns, "reward" and "success".
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.rollout import Episode, ExpertActor, run_episodes
+from robopolicy.rollout import Actor, Episode, ExpertActor, PolicyActor, run_episodes
 from robopolicy.seeding import BLOCKS, block_of, episode_seeds
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+if TYPE_CHECKING:
+    from robopolicy.policies.policy import Policy
+
 CHUNK = 16
+POLICY_OFFSET = 500_000
+"""Where policies begin in the block of collection seeds: not at the starts they were taught."""
+LABELS: dict[str, tuple[int, ...]] = {"reward": (), "success": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +38,8 @@ class Collection:
     kept: int
     discarded: int
     """Episodes the expert failed, among the seeds up to the last one kept."""
+    failures: int
+    """Episodes kept that a policy failed."""
     steps: int
     """In the store."""
     seconds: float
@@ -35,9 +48,10 @@ class Collection:
     def summary(self) -> str:
         """One sentence for people."""
         tried = self.kept + self.discarded
+        what = f"{self.failures} failures kept, {self.discarded} discarded"
         return (
-            f"{self.path}: kept {self.kept} of {tried} episodes ({self.discarded} failures discarded), "
-            f"{self.steps} steps, {self.seconds:.1f} s."
+            f"{self.path}: kept {self.kept} of {tried} episodes ({what}), {self.steps} steps, "
+            f"{self.seconds:.1f} s."
         )
 
 
@@ -51,19 +65,23 @@ def collect(
     offset: int = 0,
     max_attempts: float = 3.0,
     progress: bool = True,
+    policy: Policy | None = None,
+    origin: str = "",
 ) -> Collection:
-    """Fill a store with `episodes` successful episodes of the task's expert.
+    """Fill a store with `episodes` successful episodes of the task's expert, or all episodes of a policy.
 
     Seeds of the "collect" block are tried in order from `offset` on, and committed in that order, so the
-    store is the same for any number of lanes and workers. An existing store goes on where it ended: one
-    made in two calls equals one made in a single call.
+    store is the same for any number of workers, and the expert's for any number of lanes. An existing store
+    goes on where it ended: one made in two calls equals one made in a single call.
 
     Args:
         max_attempts: give up after this many attempts for every episode still wanted.
+        policy: acts instead of the expert.
+        origin: its checkpoint, recorded in the store.
 
     Raises:
-        DataError: the store is of another task or began at other seeds, or the expert fails too often;
-            what was collected stays.
+        DataError: the store is of another task or checkpoint or began at other seeds, or the expert fails
+            too often; what was collected stays.
     """
     if episodes < 1 or max_attempts < 1:
         raise ConfigError(f"Need episodes >= 1, max_attempts >= 1; got {episodes}, {max_attempts}.")
@@ -72,20 +90,28 @@ def collect(
     if store is not None and not len(store):
         store = None  # left by a call that failed before its first episode, maybe with other settings
     first = BLOCKS["collect"] + offset
-    begin = first if store is None else _resume(store, task, first, max_attempts)
+    begin = first if store is None else _resume(store, task, first, max_attempts, origin)
     missing = episodes - (len(store) if store is not None else 0)
     if missing > 0:
         seeds = episode_seeds("collect", _limit(missing, max_attempts), begin - BLOCKS["collect"])
-        envs = LaneVectorEnv(task, min(lanes, missing), workers=workers, chunk=CHUNK)
+        actor: Actor = ExpertActor(CHUNK) if policy is None else PolicyActor(policy)
+        envs = LaneVectorEnv(task, min(lanes, missing), workers=workers, chunk=actor.action_horizon)
         try:
             if store is None:
-                store = EpisodeStore.create(path, envs.robot_spec, task=task.to_dict(), overwrite=True)
+                store = EpisodeStore.create(
+                    path, envs.robot_spec, task=task.to_dict(), overwrite=True,
+                    extra=None if policy is None else LABELS,
+                    origin={"checkpoint": origin} if origin else None,
+                )  # fmt: skip
             envs.robot_spec.require(store.spec, f"store {path}")
             with tqdm(total=episodes, initial=len(store), unit="ep", disable=not progress) as bar:
                 bar.set_description(f"collect {task.name}")
-                for episode in _successes(envs, seeds, missing):
+                for episode in _kept(envs, actor, seeds, missing, failures=policy is not None):
                     arrays = {key: value for key, value in episode.data.items() if key in store.keys}
-                    store.append(arrays, seed=episode.seed, success=True, instruction=task.instruction)
+                    arrays |= {key: arrays[key].astype("float64") for key in store.extra}
+                    store.append(
+                        arrays, seed=episode.seed, success=episode.success, instruction=task.instruction
+                    )
                     bar.update()
         finally:
             envs.close()
@@ -100,6 +126,7 @@ def collect(
         path=Path(path),
         kept=len(store),
         discarded=int(store.seeds[-1]) - first + 1 - len(store),
+        failures=int((store.successes == 0).sum()),
         steps=int(store.episode_ends[-1]),
         seconds=time.perf_counter() - started,
     )
@@ -109,30 +136,37 @@ def _limit(episodes: int, max_attempts: float) -> int:
     return int(max_attempts * episodes) + 10
 
 
-def _successes(envs: LaneVectorEnv, seeds: list[int], wanted: int) -> Iterator[Episode]:
-    """The first `wanted` successful episodes in the order of their seeds, whatever order they finish in."""
+def _kept(
+    envs: LaneVectorEnv, actor: Actor, seeds: list[int], wanted: int, *, failures: bool
+) -> Iterator[Episode]:
+    """The first `wanted` (successful) episodes in the order of their seeds, whatever order they finish in."""
     waiting: dict[int, Episode] = {}
-    position = yielded = succeeded = 0
+    position = yielded = good = 0
 
     def enough(episode: Episode) -> bool:
-        nonlocal succeeded
-        succeeded += episode.success
-        return succeeded >= wanted
+        nonlocal good
+        good += episode.success or failures
+        return good >= wanted
 
-    for episode in run_episodes(envs, ExpertActor(CHUNK), seeds, record=True, stop=enough):
+    for episode in run_episodes(envs, actor, seeds[:wanted] if failures else seeds, record=True, stop=enough):
         waiting[episode.index] = episode
         while position in waiting:
             ready = waiting.pop(position)
             position += 1
-            if ready.success:
+            if ready.success or failures:
                 yield ready
                 yielded += 1
             if yielded == wanted:
                 return
 
 
-def _resume(store: EpisodeStore, task: Task, first: int, max_attempts: float) -> int:
+def _resume(store: EpisodeStore, task: Task, first: int, max_attempts: float, origin: str) -> int:
     """The seed to go on from."""
+    if (found := store.origin.get("checkpoint", "")) != origin:
+        raise DataError(
+            f"{store.where} holds episodes of {found or 'the expert'}, not of {origin or 'the expert'}. "
+            "Choose another path."
+        )
     if store.task is None or Task.from_dict(store.task) != task:
         raise DataError(
             f"{store.where} holds another task or other settings of it "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.env import make_env
@@ -18,7 +19,7 @@ from robopolicy.evaluation.plots import error_by_dimension, refinement_curve, tr
 from robopolicy.evaluation.replay import replay_actor
 from robopolicy.evaluation.report import write_report
 from robopolicy.evaluation.video import record_episodes
-from robopolicy.registry import plain
+from robopolicy.registry import build, plain
 from robopolicy.rollout import Actor, ExpertActor, PolicyActor
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
@@ -49,6 +50,8 @@ class EvaluateConfig:
     """Episodes filmed, the first ones; 0 for none."""
     sampler: Mapping[str, Any] | None = None
     """Instead of the one that the policy was trained with."""
+    steer: Mapping[str, Any] | None = None
+    """What stands around the policy while it acts (`robopolicy.steering`)."""
     perturb: Mapping[str, Any] | None = None
     """What goes wrong besides: a `Perturbation`, after those of the task."""
     coverage: int = 0
@@ -64,6 +67,8 @@ class EvaluateConfig:
             raise ConfigError(unknown("policy to evaluate", self.policy["name"], SCRIPTED) + hint)
         if self.sampler is not None and self.checkpoint is None:
             raise ConfigError("sampler= is another sampler for a checkpoint=outputs/...")
+        if self.steer is not None and self.checkpoint is None:
+            raise ConfigError("steer= changes what a checkpoint=outputs/... does.")
         counts = (self.workers, self.video, self.offset, self.coverage)
         if min(self.episodes, self.lanes) < 1 or min(counts) < 0:
             raise ConfigError("Need episodes, lanes >= 1 and workers, video, offset, coverage >= 0.")
@@ -81,13 +86,16 @@ class CollectConfig:
     """The root of ``configs/collect.yaml``."""
 
     task: Mapping[str, Any] | None = None
+    checkpoint: str | None = None
+    """Record this policy, failures included, instead of the expert; the task is then its own by default."""
     episodes: int = 200
     out: str | None = None
-    """Store to fill; ``data/<task>.zarr`` by default."""
+    """Store to fill; ``data/<task>.zarr`` by default, ``data/<task>_policy.zarr`` with a checkpoint."""
     lanes: int = 8
     workers: int = 2
-    offset: int = 0
-    """First seed within the block of collection seeds."""
+    offset: int | None = None
+    """First seed within the block of collection seeds: 0 by default, 500,000 with a checkpoint."""
+    device: str = "auto"
     max_attempts: float = 3.0
     """Give up after this many attempts for every episode wanted."""
 
@@ -138,6 +146,9 @@ def run_evaluation(
         return Outcome(directory=directory, evaluation=None, offline=offline)
     actor, evaluation = _evaluate(config, policy, store, task, progress)
     evaluation.save(directory)
+    if (ledger := getattr(policy, "ledger", None)) is not None:
+        (directory / "steering.json").write_text(json.dumps(ledger.report(), indent=1) + "\n")
+        print(f"Steering: {ledger}")
     if policy is not None and config.coverage:
         starts = episode_seeds(config.block, STARTS, config.offset)
         measured = coverage(
@@ -193,7 +204,9 @@ def _load(config: EvaluateConfig) -> Policy:
 
     assert config.checkpoint is not None
     policy = load(config.checkpoint, device=choose_device(config.device))
-    return policy if config.sampler is None else policy.with_sampler(config.sampler)
+    if config.sampler is not None:
+        policy = policy.with_sampler(config.sampler)
+    return policy if config.steer is None else cast("Policy", build("steer", config.steer, policy=policy))
 
 
 def _task(config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None) -> Task | None:
@@ -230,9 +243,12 @@ def _actor(
     return baseline(config.name, probe.robot_spec.action), None
 
 
-def _run_directory(checkpoint: str) -> Path:
-    from robopolicy.learning.checkpoint import find_checkpoint
+def _run_directory(checkpoint: str) -> Path | None:
+    """None for the policy of a server."""
+    from robopolicy.learning.checkpoint import find_checkpoint, is_address
 
+    if is_address(checkpoint):
+        return None
     found = find_checkpoint(checkpoint)
     return found.parent.parent if found.parent.name == "checkpoints" else found
 
@@ -241,9 +257,12 @@ def _default_directory(config: EvaluateConfig, task: Task | None, run: Path | No
     name = "evaluation" if config.perturb is None else f"evaluation_{config.perturb['name']}"
     if config.sampler is not None:
         name += f"_{config.sampler['name']}{config.sampler['steps']}"
+    if config.steer is not None:
+        name += f"_{config.steer['name']}"
     if run is not None:
         return run / name
-    return Path("outputs", task.name if task is not None else "unknown", config.name, name)
+    source = config.name.partition("://")[2].replace(":", "_").replace("/", "_") or config.name
+    return Path("outputs", task.name if task is not None else "unknown", source, name)
 
 
 def _offline(policy: Policy, store: EpisodeStore, directory: Path, progress: bool) -> dict[str, Any]:

@@ -4,11 +4,14 @@ step-00005000/
   policy.json            format, version, spec, codec, configuration, provenance, digest
   policy.safetensors     weights and codec statistics (the averaged weights, where training averages)
   training.json, training.safetensors    what resuming needs besides
+
+A world model's files are called world.json and world.safetensors instead.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -24,7 +27,8 @@ from torch import Tensor
 import robopolicy
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.errors import CheckpointError, ConfigError
-from robopolicy.policies.policy import Policy, Provenance
+from robopolicy.model import Model, Provenance
+from robopolicy.policies.policy import Policy
 from robopolicy.registry import build, parse, plain, to_dict
 from robopolicy.spec import Spec
 from robopolicy.task import Task
@@ -32,11 +36,13 @@ from robopolicy.task import Task
 FORMAT = 2
 """2: conditions are laid out by time, then key (1 was by key, then time)."""
 STEP_PREFIX = "step-"
+_DEEPEST_RUN, _MOST_FOLDERS = 5, 2000
+"""How far an error message looks for runs: levels below, and folders in all."""
 
 
 def save_checkpoint(
     directory: Path,
-    policy: Policy,
+    model: Model,
     *,
     training: Mapping[str, Tensor] | None = None,
     state: Mapping[str, Any] | None = None,
@@ -46,18 +52,18 @@ def save_checkpoint(
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     description = {
         "format": FORMAT,
         "library": robopolicy.__version__,
-        "policy": to_dict("policy", policy),
-        "codec": plain(policy.codec.config),
+        model.kind: to_dict(model.kind, model),
+        "codec": plain(model.codec.config),
         "codec_digest": codec_digest(tensors),
-        "spec": policy.spec.to_dict(),
-        "provenance": plain(policy.provenance),
+        "spec": model.spec.to_dict(),
+        "provenance": plain(model.provenance),
     }
-    (temporary / "policy.json").write_text(json.dumps(description, indent=1))
-    save_file(tensors, temporary / "policy.safetensors")
+    (temporary / f"{model.kind}.json").write_text(json.dumps(description, indent=1))
+    save_file(tensors, temporary / f"{model.kind}.safetensors")
     if training is not None:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in training.items()},
@@ -75,11 +81,24 @@ def save_checkpoint(
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Policy:
     """A policy from a checkpoint, a run directory, or any directory that contains just one run.
 
+    ``ws://host:port`` is the policy of the server there, if it announces a spec (`policies.remote`).
+
     Raises:
         CheckpointError: nothing or more than one run there; damaged, changed or newer files.
     """
-    directory = find_checkpoint(path)
-    description = read_json(directory / "policy.json")
+    if is_address(path):
+        from robopolicy.policies.remote import connect
+
+        return connect(str(path), device=device)
+    policy = load_model(path, "policy", device=device)
+    assert isinstance(policy, Policy)
+    return policy
+
+
+def load_model(path: str | Path, kind: str, *, device: str | torch.device = "cpu") -> Model:
+    """A model of a kind; `load` says what of."""
+    directory = find_checkpoint(path, kind)
+    description = read_json(directory / f"{kind}.json")
     version = description.get("format")
     if not isinstance(version, int) or version > FORMAT:
         raise CheckpointError(
@@ -89,49 +108,58 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Policy:
     if version < FORMAT:
         raise CheckpointError(
             f"{directory} has checkpoint format {version}, whose networks read observations in another order "
-            "than this version's; train the policy again."
+            f"than this version's; train the {kind} again."
         )
-    tensors = read_tensors(directory / "policy.safetensors")
+    weights = directory / f"{kind}.safetensors"
+    tensors = read_tensors(weights)
     try:
         spec = Spec.from_dict(description["spec"])
         codec = Codec(parse(CodecConfig, description["codec"], "codec"), spec)
-        policy = build("policy", description["policy"], spec=spec, codec=codec)
+        model = build(kind, description[kind], spec=spec, codec=codec)
         digest, provenance = description["codec_digest"], _provenance(description["provenance"])
     except KeyError as error:
-        raise CheckpointError(f"{directory / 'policy.json'} lacks {error}.") from error
+        raise CheckpointError(f"{directory / f'{kind}.json'} lacks {error}.") from error
     except ConfigError as error:
-        raise CheckpointError(f"{directory / 'policy.json'}: {error}") from error
-    assert isinstance(policy, Policy)
-    check_tensors(policy.state_dict(), tensors, directory / "policy.safetensors")
+        raise CheckpointError(f"{directory / f'{kind}.json'}: {error}") from error
+    assert isinstance(model, Model)
+    check_tensors(model.state_dict(), tensors, weights)
     if codec_digest(tensors) != digest:
         raise CheckpointError(
-            f"{directory}: the codec statistics in policy.safetensors are not those the policy was trained "
+            f"{directory}: the codec statistics in {weights.name} are not those the {kind} was trained "
             "with. Restore both files from the same checkpoint."
         )
-    policy.load_state_dict(tensors)
-    policy.provenance = provenance
-    return policy.to(device).eval()
+    model.load_state_dict(tensors)
+    model.provenance = provenance
+    return model.to(device).eval()
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """The newest checkpoint at or below `path`."""
+def is_address(path: str | Path) -> bool:
+    """Whether this is a policy server's address instead of a path."""
+    return str(path).startswith(("ws://", "wss://"))
+
+
+def find_checkpoint(path: str | Path, kind: str = "policy") -> Path:
+    """The newest checkpoint of a kind at or below `path`."""
     path = Path(path)
-    if (path / "policy.json").exists():
+    if (path / f"{kind}.json").exists():
         return path
     if not path.exists():
-        raise CheckpointError(f"No such checkpoint: {path}.{_nearby(path)}")
+        raise CheckpointError(f"No such checkpoint: {path}.{_nearby(path, kind)}")
     runs = sorted(
         found.parent for found in path.rglob("checkpoints") if found.is_dir() and steps(found.parent)
     )
     if not runs and steps(path.parent) and path.name == "checkpoints":
         runs = [path.parent]
     if not runs:
-        raise CheckpointError(f"{path} contains no checkpoint.{_nearby(path)}")
+        raise CheckpointError(f"{path} contains no checkpoint.{_nearby(path, kind)}")
     if len(runs) > 1:
         raise CheckpointError(
             f"{path} contains {len(runs)} runs; name one:\n  " + "\n  ".join(map(str, runs))
         )
-    return steps(runs[0])[-1]
+    newest = steps(runs[0])[-1]
+    if not (newest / f"{kind}.json").exists():
+        raise CheckpointError(f"{newest} is not the checkpoint of a {kind}.")
+    return newest
 
 
 def steps(run: Path) -> list[Path]:
@@ -207,8 +235,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _nearby(path: Path) -> str:
+def _nearby(path: Path, kind: str) -> str:
+    """Runs below the nearest directory that exists; a look, not a search of the whole disk."""
     parent = next((p for p in path.parents if p.exists()), Path())
-    found = sorted({str(p.parent.parent) for p in list(parent.rglob("checkpoints/*/policy.json"))[:200]})
-    found = sorted({str(Path(f).parent) for f in found})
-    return f" Runs below {parent}: {', '.join(found[:8])}." if found else ""
+    depth, found = len(parent.parts) + _DEEPEST_RUN, set()
+    for folder, folders, _ in itertools.islice(os.walk(parent), _MOST_FOLDERS):
+        here = Path(folder)
+        if here.name == "checkpoints":
+            if next(here.glob(f"*/{kind}.json"), None):
+                found.add(str(here.parent))
+            folders.clear()
+        elif len(here.parts) > depth:
+            folders.clear()
+    return f" Runs below {parent}: {', '.join(sorted(found)[:8])}." if found else ""

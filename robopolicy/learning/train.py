@@ -19,7 +19,8 @@ from robopolicy.errors import ConfigError, DataError
 from robopolicy.learning.checkpoint import check_tensors, find_checkpoint, read_tensors
 from robopolicy.learning.run import open_run
 from robopolicy.learning.trainer import Trainer, TrainerConfig
-from robopolicy.policies.policy import Policy, Provenance
+from robopolicy.model import Provenance
+from robopolicy.policies.policy import Policy
 from robopolicy.registry import build, config_class, get, parse, plain
 from robopolicy.spec import GOAL, INSTRUCTION, TEXT, Spec
 from robopolicy.task import Task
@@ -97,7 +98,7 @@ def prepare(
     *,
     evaluate: Callable[[Policy], Mapping[str, float]] | None = None,
     progress: bool = True,
-) -> Trainer:
+) -> Trainer[Policy]:
     """A trainer, new or where the run in its directory stopped."""
     if config.task is not None and config.data is None and not Path(config.store_path).exists():
         raise DataError(

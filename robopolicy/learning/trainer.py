@@ -1,4 +1,4 @@
-"""The supervised trainer, shared by every policy that has a `loss`."""
+"""The supervised trainer, shared by everything that has a `loss`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robopolicy.data.windows import Batch, Windows
+from robopolicy.data.windows import Batch
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.distributed import Ranks
@@ -22,9 +22,24 @@ from robopolicy.learning.ema import EMAConfig, ema_decay, ema_update, shadow
 from robopolicy.learning.interrupt import interrupt_held
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import dump_and_raise, refuse_broken
+from robopolicy.model import Model
 from robopolicy.networks.attention import split_by_decay
-from robopolicy.policies.policy import Policy, evaluating
+from robopolicy.policies.policy import evaluating
 from robopolicy.seeding import derive
+
+M = TypeVar("M", bound=Model)
+
+
+class Examples(Protocol):
+    """What is trained on: `Windows`, or anything else that is gathered by number."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, index: Tensor) -> Batch:
+        """Those numbered `index`, int64 `[B]`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +88,24 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class Trainer:
-    """Trains a policy on windows; everything random depends on (seed, step) alone, so resuming is exact.
+class Trainer(Generic[M]):
+    """Trains a model on windows; everything random depends on (seed, step) alone, so resuming is exact.
 
     Args:
         directory: the run's; checkpoints and logs go below it.
-        evaluate: called with the averaged policy every `evaluate_every` steps; its numbers are logged.
+        evaluate: called with the averaged model every `evaluate_every` steps; its numbers are logged.
     """
 
     def __init__(
         self,
         config: TrainerConfig,
-        policy: Policy,
-        windows: Windows,
+        policy: M,
+        windows: Examples,
         directory: Path,
         *,
         seed: int,
-        validation: Windows | None = None,
-        evaluate: Callable[[Policy], Mapping[str, float]] | None = None,
+        validation: Examples | None = None,
+        evaluate: Callable[[M], Mapping[str, float]] | None = None,
         run_config: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
@@ -120,8 +135,8 @@ class Trainer:
         if config.compile:
             policy.get_submodule("network").compile()
 
-    def train(self) -> Policy:
-        """Run to the configured number of steps and return the averaged policy."""
+    def train(self) -> M:
+        """Run to the configured number of steps and return the averaged model."""
         config, policy = self.config, self.policy
         log = (
             MetricsLog(self.directory, resume_step=self.step, wandb=config.wandb, config=self.run_config)
@@ -225,7 +240,7 @@ class Trainer:
         self._seconds["optimizer"] += time.perf_counter() - computed
         return loss, logs
 
-    def _draw(self, windows: Windows, count: int) -> Batch:
+    def _draw(self, windows: Examples, count: int) -> Batch:
         device = self.generator.device
         index = torch.randint(len(windows), (count,), generator=self.generator, device=device)
         return windows.gather(index).to(device)
@@ -245,7 +260,7 @@ class Trainer:
         model = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
         ckpt.check_tensors(self.policy.state_dict(), model, directory / "training.safetensors")
         self.policy.load_state_dict(model)
-        self.average.load_state_dict(ckpt.read_tensors(directory / "policy.safetensors"))
+        self.average.load_state_dict(ckpt.read_tensors(directory / f"{self.policy.kind}.safetensors"))
         state = ckpt.read_json(directory / "training.json")
         if state["seed"] != self.seed:
             raise CheckpointError(f"{directory} was trained with seed {state['seed']}, not {self.seed}.")

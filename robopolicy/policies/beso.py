@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robopolicy.codecs import Codec
 from robopolicy.diffusion.compose import guided
-from robopolicy.diffusion.denoiser import Denoiser
+from robopolicy.diffusion.denoiser import Denoiser, edm_scales
 from robopolicy.diffusion.noise import SigmaRange, noise_level
 from robopolicy.diffusion.training import add_noise, masked_mean
 from robopolicy.errors import ConfigError
@@ -153,6 +153,4 @@ class BESOPolicy(DenoisingPolicy):
 
     def _scales(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """EDM's c_skip, c_out and c_in, `[B, 1, 1]`."""
-        own, noise = self.config.deviation**2, sigma[:, None, None]
-        total = noise**2 + own
-        return own / total, noise * (own / total).sqrt(), total.rsqrt()
+        return edm_scales(sigma[:, None, None], self.config.deviation)

@@ -29,6 +29,8 @@ class ComposedPolicy(Policy):
     """
 
     capabilities = frozenset({"gradient"})
+    clip = False
+    """Never: the range of one policy's data is not that of another's."""
 
     def __init__(
         self,
@@ -68,6 +70,12 @@ class ComposedPolicy(Policy):
         changes = {"corrector": CORRECTOR} if sampler is None else sampler
         self.sampler = first.with_sampler(changes).sampler
 
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in one call of the field."""
+        used = [module for module, weight in zip(self.policies, self.weights, strict=True) if weight]
+        return sum(cast(DenoisingPolicy, module).evaluations for module in used)
+
     def field(self, observation: Mapping[str, Tensor], n: int = 1) -> Denoiser:
         """The sum of the policies' fields, for rows `[B * n]`."""
         fields = []
@@ -90,9 +98,33 @@ class ComposedPolicy(Policy):
             self.require("noise")
         field = self.field(observation, request.noise.shape[1])
         made = run_sampler(self.sampler, field, request, clip=None)
-        used = [module for module, weight in zip(self.policies, self.weights, strict=True) if weight]
-        each = sum(cast(DenoisingPolicy, module).evaluations for module in used)
-        return dataclasses.replace(made, calls=made.calls * each)
+        return dataclasses.replace(made, calls=made.calls * self.evaluations)
+
+
+def domain_level(
+    policies: Sequence[DenoisingPolicy],
+    weights: Sequence[float] = (),
+    *,
+    sampler: Mapping[str, Any] | None = None,
+) -> ComposedPolicy:
+    """Policies of one task from several domains (sources of data, robots, senses), summed.
+
+    Args:
+        weights: equal ones that sum to 1 by default, the geometric mean; 1 each is the product.
+    """
+    many = len(policies)
+    return ComposedPolicy(policies, tuple(weights) or (1 / many,) * many, sampler=sampler)
+
+
+def task_level(
+    general: DenoisingPolicy,
+    specific: DenoisingPolicy,
+    weight: float,
+    *,
+    sampler: Mapping[str, Any] | None = None,
+) -> ComposedPolicy:
+    """A policy of many tasks pushed to one: ``general + weight (specific - general)`` in displacements."""
+    return ComposedPolicy([general, specific], (1 - weight, weight), sampler=sampler)
 
 
 def check_alike(first: DenoisingPolicy, other: DenoisingPolicy) -> None:

@@ -68,8 +68,20 @@ class DenoisingPolicy(ConditionedPolicy):
         return dataclasses.replace(made, calls=made.calls * self.evaluations)
 
 
-def run_sampler(sampler: Sampler, denoiser: Denoiser, request: Request, *, clip: Bounds | None) -> Generation:
-    """Denoise from the noise; what the sampler draws besides is row by row the generators'."""
+def run_sampler(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    request: Request,
+    *,
+    clip: Bounds | None,
+    reference: Tensor | None = None,
+) -> Generation:
+    """Denoise from the noise; what the sampler draws besides is row by row the generators'.
+
+    Args:
+        reference: encoded chunks `[B * n, Tp, Dz]` that the noise of the first level is added to; without
+            them the start is noise alone.
+    """
     noise = request.noise
     batch, n = noise.shape[:2]
     step_noise = None
@@ -77,9 +89,9 @@ def run_sampler(sampler: Sampler, denoiser: Denoiser, request: Request, *, clip:
         shape = (batch, sampler.draws, n, *noise.shape[2:])
         step_noise = draw(shape, request.generator, noise.device).transpose(0, 1).flatten(1, 2)
     chain: list[Tensor] | None = [] if request.record else None
-    code = sampler.solve(
-        denoiser, sampler.start(noise.flatten(0, 1)), step_noise=step_noise, clip=clip, chain=chain
-    )
+    start = noise.flatten(0, 1)
+    start = sampler.start(start) if reference is None else reference + float(sampler.sigmas[0]) * start
+    code = sampler.solve(denoiser, start, step_noise=step_noise, clip=clip, chain=chain)
     return Generation(
         code=code,
         chain=None if chain is None else torch.stack(chain),

@@ -15,11 +15,23 @@ from torch import Tensor, nn
 from robopolicy.codecs import Codec
 from robopolicy.data.windows import check_horizons
 from robopolicy.errors import ConfigError, MissingCapability
+from robopolicy.model import Model, Provenance
 from robopolicy.spec import Spec
-from robopolicy.task import Task
 
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
+
+__all__ = [
+    "ChunkConfig",
+    "Generation",
+    "Generators",
+    "Policy",
+    "Provenance",
+    "Request",
+    "Sample",
+    "draw",
+    "evaluating",
+]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -91,69 +103,32 @@ class Generation:
     """Network evaluations behind each row."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where a policy comes from; stored in its checkpoint."""
-
-    task: Task | None = None
-    used_seeds: tuple[int, ...] = ()
-    """Episode seeds its data was collected with, and those it practised or was selected on."""
-    fingerprint: str = ""
-    """Of the dataset."""
-    step: int = 0
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """The whole run's configuration."""
-
-
-class Policy(nn.Module, abc.ABC):
+class Policy(Model, abc.ABC):
     """Observation history in, chunks of actions out; holds no per-episode state.
 
     At time t it sees observations t-(To-1) .. t and predicts actions t-(To-1) .. t-(To-1)+Tp-1; rows
     ``[To-1 : To-1+Ta]`` are meant to be executed.
     """
 
+    kind = "policy"
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """Of: trainable, noise, chain, density, energy, gradient."""
 
     def __init__(
         self, spec: Spec, codec: Codec, *, obs_horizon: int, pred_horizon: int, action_horizon: int
     ) -> None:
-        super().__init__()
+        super().__init__(spec, codec)
         check_horizons(obs_horizon, pred_horizon, action_horizon)
-        self.spec, self.codec = spec, codec
         self.obs_horizon, self.pred_horizon, self.action_horizon = obs_horizon, pred_horizon, action_horizon
-        self.provenance = Provenance()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
 
     @property
     def noise_shape(self) -> tuple[int, int]:
         """`(Tp, Dz)`: the standard-normal latent of one chunk."""
         return self.pred_horizon, self.codec.action_size
 
-    def require(self, *capabilities: str) -> None:
-        """Raise unless the policy declares these capabilities.
-
-        Raises:
-            MissingCapability: names what is missing and what there is.
-        """
-        missing = sorted(set(capabilities) - self.capabilities)
-        if missing:
-            raise MissingCapability(
-                f"{type(self).__name__} lacks {', '.join(missing)}; it has: "
-                f"{', '.join(sorted(self.capabilities)) or 'none'}."
-            )
-
     @abc.abstractmethod
     def generate(self, observation: dict[str, Tensor], request: Request) -> Generation:
         """Encoded chunks from raw observations `[B, To, ...]` and noise `[B, n, Tp, Dz]`."""
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training loss (a scalar) and what to log, for a batch in the robot's units."""
-        raise MissingCapability(f"{type(self).__name__} is not trainable.")
 
     @torch.no_grad()
     def sample(

@@ -14,120 +14,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from robopolicy.errors import ConfigError, unknown
+from robopolicy.errors import ConfigError
 from robopolicy.networks.critic import CriticEnsemble, SquashedGaussian
-from robopolicy.registry import parse
 from robopolicy.rl import losses
-
-Aggregation = Literal["min", "mean", "first", "quantile", "subset_min"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig:
-    """The defaults are SAC's (Haarnoja et al. 2018)."""
-
-    hidden: tuple[int, ...] = (256, 256)
-    layer_norm: bool = False
-    critics: int = 2
-    target: Aggregation = "min"
-    """How the ensemble becomes one value in targets."""
-    subset: int = 2
-    """Members that subset_min looks at."""
-    quantile: float = 0.25
-    loss: Literal["mse", "huber"] = "mse"
-    huber_delta: float = 1.0
-    bootstrap: Literal["actor", "expectile"] = "actor"
-    """Value of the next state: of the actor's action there, or a network fitted by expectile regression."""
-    expectile: float = 0.7
-    next_actions: int = 1
-    """Actions tried at the next state; the best one counts."""
-    entropy_backup: bool = True
-    """The soft objective's targets count the entropy to come."""
-    objective: Literal["soft", "deterministic", "awr", "weighted_mse"] = "soft"
-    actor_value: Aggregation = "min"
-    """How the ensemble becomes the value that the actor maximises."""
-    beta: float = 3.0
-    """Inverse temperature of advantage weights."""
-    target_entropy: float | None = None
-    """Of actions in (-1, 1), in nats; -Da when not given."""
-    initial_temperature: float = 1.0
-    target_noise: float = 0.2
-    """The deterministic objective's targets disturb the next action by this, clipped at 2.5 times as much."""
-    actor_every: int = 1
-    """Critic updates for each of the actor."""
-    constraint: Literal["none", "cloning", "conservative", "calibrated"] = "none"
-    constraint_weight: float = 0.0
-    constraint_actions: int = 10
-    learning_rate: float = 3e-4
-    tau: float = 0.005
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        if min(self.critics, self.next_actions, self.actor_every, self.batch_size) < 1 or not self.hidden:
-            raise ConfigError(
-                "actor_critic needs a hidden layer and critics, next_actions, actor_every, batch_size >= 1."
-            )
-        if not 1 <= self.subset <= self.critics and "subset_min" in (self.target, self.actor_value):
-            raise ConfigError(f"subset_min looks at subset={self.subset} of critics={self.critics} members.")
-        if not (0 < self.tau <= 1 and 0 < self.expectile < 1 and 0 <= self.quantile <= 1):
-            raise ConfigError(
-                f"actor_critic needs 0 < tau <= 1, 0 < expectile < 1 and 0 <= quantile <= 1; got {self.tau}, "
-                f"{self.expectile}, {self.quantile}."
-            )
-        if self.objective in ("awr", "weighted_mse") and self.bootstrap != "expectile":
-            raise ConfigError(
-                f"objective={self.objective} weighs by advantage, which needs bootstrap=expectile."
-            )
-        if self.initial_temperature <= 0 or self.learning_rate <= 0:
-            raise ConfigError("actor_critic needs initial_temperature > 0 and learning_rate > 0.")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "sac": {},
-    "rlpd": {
-        "layer_norm": True,
-        "critics": 10,
-        "target": "subset_min",
-        "actor_value": "mean",
-        "entropy_backup": False,
-    },
-    "iql": {"bootstrap": "expectile", "objective": "awr"},
-    "riql": {
-        "critics": 5,
-        "target": "quantile",
-        "loss": "huber",
-        "bootstrap": "expectile",
-        "objective": "weighted_mse",
-    },
-    "td3_bc": {
-        "objective": "deterministic",
-        "actor_value": "first",
-        "actor_every": 2,
-        "constraint": "cloning",
-        "constraint_weight": 0.4,  # 1 / alpha for the published alpha = 2.5
-    },
-    "cal_ql": {
-        "next_actions": 10,
-        "entropy_backup": False,
-        "constraint": "calibrated",
-        "constraint_weight": 5.0,
-    },
-}
-
-
-def learner_config(values: Mapping[str, Any]) -> ActorCriticConfig:
-    """A preset, ``{"preset": "rlpd"}``, with whatever else is given changed in it."""
-    changes = dict(values)
-    name = changes.pop("preset", "sac")
-    if name not in PRESETS:
-        raise ConfigError(unknown("preset", name, PRESETS))
-    return parse(ActorCriticConfig, {**PRESETS[name], **changes}, f"learner={name}")
+from robopolicy.rl.optimizers import adam, load_optimizer, optimizer_tensors, step, track
+from robopolicy.rl.presets import ActorCriticConfig, Aggregation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +40,17 @@ class Transitions:
     """`[B]`: gamma^steps, 0 where the episode terminated (not where it was truncated)."""
     next_state: Tensor
     returns: Tensor | None = None
-    """`[B]`, discounted return from here in the data; for the calibrated constraint."""
+    """`[B]`, discounted return from here in the data; for the calibrated constraint and the floor."""
+
+    def returns_for(self, what: str) -> Tensor:
+        """The returns, which `what` needs.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if self.returns is None:
+            raise ConfigError(f"{what} needs the data's returns in every batch.")
+        return self.returns
 
 
 class ActorCritic(nn.Module):
@@ -153,6 +59,7 @@ class ActorCritic(nn.Module):
     Args:
         seed: of the initial weights.
         actor: settings of the `SquashedGaussian` beside size and layers.
+        encoder: makes the states of a batch, and is trained with the critics alone (as in DrQ).
     """
 
     def __init__(
@@ -164,6 +71,7 @@ class ActorCritic(nn.Module):
         seed: int,
         device: torch.device | str = "cpu",
         actor: Mapping[str, float] | None = None,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config, self.action_size = config, action_size
@@ -182,9 +90,10 @@ class ActorCritic(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.to(device)
         self.target_entropy = -action_size if config.target_entropy is None else config.target_entropy
+        observing = self.critic if encoder is None else nn.ModuleList([self.critic, encoder])
         self.optimizers = {
             "actor": adam(self.actor, config.learning_rate),
-            "critic": adam(self.critic, config.learning_rate),
+            "critic": adam(observing, config.learning_rate),
             "value": adam(self.value, config.learning_rate),
             "temperature": torch.optim.Adam([self.log_temperature], config.learning_rate),
         }
@@ -202,18 +111,22 @@ class ActorCritic(nn.Module):
     def update(self, batch: Transitions, generator: torch.Generator) -> dict[str, Tensor]:
         """One update of everything; returns what to log, detached."""
         logs = {}
+        seen = replace(
+            batch, state=batch.state.detach()
+        )  # an encoder behind it learns from the critics alone
         if self.config.bootstrap == "expectile":
-            logs["value_loss"] = self.update_value(batch, generator)
-        logs |= self.update_critic(batch, self.targets(batch, generator), generator)
+            logs["value_loss"] = self.update_value(seen, generator)
+        logs |= self.update_critic(batch, self.targets(seen, generator), generator)
         self.updates += 1
         if int(self.updates) % self.config.actor_every == 0:
-            logs |= self.update_actor(batch, generator)
+            logs |= self.update_actor(seen, generator)
         return logs
 
     @torch.no_grad()
     def targets(self, batch: Transitions, generator: torch.Generator) -> Tensor:
-        """``reward + discount * value of the next state``, `[B]`."""
-        return batch.reward + batch.discount * self.next_value(batch.next_state, generator)
+        """``reward + discount * value of the next state``, `[B]`, and with the floor no less than returns."""
+        found = batch.reward + batch.discount * self.next_value(batch.next_state, generator)
+        return torch.maximum(found, batch.returns_for("floor")) if self.config.floor else found
 
     @torch.no_grad()
     def next_value(self, state: Tensor, generator: torch.Generator) -> Tensor:
@@ -329,8 +242,6 @@ class ActorCritic(nn.Module):
         return advantage
 
     def _conservative(self, batch: Transitions, given: Tensor, generator: torch.Generator) -> Tensor:
-        if self.config.constraint == "calibrated" and batch.returns is None:
-            raise ConfigError("constraint=calibrated needs the data's returns in every batch.")
         count, size = self.config.constraint_actions, len(batch.state)
         states = batch.state.repeat(count, 1)
         uniform = torch.rand((len(states), self.action_size), generator=generator, device=states.device)
@@ -339,50 +250,10 @@ class ActorCritic(nn.Module):
             there, log_there = self._draw(batch.next_state.repeat(count, 1), generator)
         actions = torch.cat([2 * uniform - 1, here, there])
         values = self.critic(states.repeat(3, 1), actions).view(-1, 3 * count, size)
-        returns = batch.returns if self.config.constraint == "calibrated" else None
+        calibrated = self.config.constraint == "calibrated"
+        returns = batch.returns_for("constraint=calibrated") if calibrated else None
         log_prob = torch.cat([log_here, log_there]).view(2 * count, size)
         gap = losses.conservative(
             values[:, :count], values[:, count:], log_prob, given, self.action_size, returns
         )
         return gap.mean(1).sum()
-
-
-def adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Adam in its fused form where the device has one."""
-    parameters = list(module.parameters())
-    return torch.optim.Adam(parameters, learning_rate, fused=parameters[0].device.type in ("cpu", "cuda"))
-
-
-def step(optimizer: torch.optim.Optimizer, loss: Tensor, inputs: list[nn.Parameter] | None = None) -> None:
-    """One gradient step; with `inputs` the gradient is formed for those alone."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward(inputs=inputs)
-    optimizer.step()
-
-
-@torch.no_grad()
-def track(slow: nn.Module, module: nn.Module, tau: float) -> None:
-    """slow += tau * (module - slow)."""
-    torch._foreach_lerp_(list(slow.parameters()), list(module.parameters()), tau)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """The state of every parameter, by its number."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {
-        f"{prefix}.{index}.{key}": torch.as_tensor(value)
-        for index, parameter in enumerate(parameters)
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Read back what `optimizer_tensors` gave."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, parameter in enumerate(parameters):
-        start = f"{prefix}.{index}."
-        found = {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
-        optimizer.state[parameter] = {
-            key: value.clone() if key == "step" else value.to(parameter.device).clone()
-            for key, value in found.items()
-        }

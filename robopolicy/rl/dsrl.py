@@ -28,19 +28,12 @@ from robopolicy.policies.dsrl import NoiseSteeredConfig, NoiseSteeredPolicy
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import register, to_dict
 from robopolicy.rl import losses
-from robopolicy.rl.actor_critic import (
-    ActorCritic,
-    Transitions,
-    adam,
-    learner_config,
-    load_optimizer,
-    optimizer_tensors,
-    step,
-    track,
-)
+from robopolicy.rl.actor_critic import ActorCritic, Transitions
 from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.off_policy import OffPolicy, OffPolicyConfig
+from robopolicy.rl.optimizers import adam, load_optimizer, optimizer_tensors, step, track
 from robopolicy.rl.practice import Experience
+from robopolicy.rl.presets import learner_config
 from robopolicy.rl.replay import Rows, observations, transition_rows
 from robopolicy.seeding import derive
 from robopolicy.vector import LaneVectorEnv

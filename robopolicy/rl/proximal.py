@@ -20,8 +20,8 @@ from robopolicy.errors import ConfigError
 from robopolicy.learning.nan_guard import NotFiniteError
 from robopolicy.networks.value import StateValue
 from robopolicy.policies.policy import Policy
-from robopolicy.rl.actor_critic import load_optimizer, optimizer_tensors
 from robopolicy.rl.convention import ConventionConfig
+from robopolicy.rl.optimizers import load_optimizer, optimizer_tensors
 from robopolicy.rl.refiner import Refiner
 from robopolicy.rl.reward_scaling import RewardScaling
 from robopolicy.rl.targets import Discounting, advantages, chunk_reward

@@ -12,6 +12,7 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
 from robopolicy.errors import CheckpointError, ConfigError, DataError
 from robopolicy.rl.convention import ConventionConfig
+from robopolicy.rl.labels import label_steps
 from robopolicy.rl.practice import Experience
 from robopolicy.rl.targets import chunk_reward
 from robopolicy.spec import Spec
@@ -133,52 +134,26 @@ def demonstration_rows(
     action_horizon: int,
     gamma: float,
 ) -> Rows:
-    """Every chunk of a store's episodes as the practice would have recorded it.
+    """Every chunk of a store's episodes as the practice would have recorded it (see `label_steps`).
 
-    In a successful episode the last `success_hold` + 1 steps (of the task it was collected on) succeeded.
-    With ``terminate`` it ends at the first of them. Otherwise it was cut short, like an unsuccessful one, and
-    its last observation stands in for the one after its last step, which no store has.
+    Its last observation stands in for the one after its last step, which no store has.
 
     Raises:
         DataError: nothing is known of an episode's success, or its reward is wanted and not stored.
     """
     store = EpisodeStore.open(path)
     spec.require(store.spec)
-    successes, lengths = store.successes, store.lengths
-    if (successes < 0).any():
-        raise DataError(f"{path}: it is not known which of {(successes < 0).sum()} episodes succeeded.")
-    hold = int((store.task or {}).get("success_hold", 0))
-    succeeded = np.zeros(int(lengths.sum()), bool)
-    final = np.cumsum(lengths) - 1
-    for last, length, success in zip(final, lengths, successes, strict=True):
-        if success:
-            succeeded[last - min(hold, length - 1) : last + 1] = True
-    if convention.reward == "env":
-        if "reward" not in store.extra:
-            raise DataError(f"{path} has no column 'reward'; convention.reward=env needs one.")
-        paid = store.read("reward").astype(np.float32).reshape(-1)
-    else:
-        paid = succeeded - np.float32(convention.reward == "cost")
-    paid = convention.scale * paid.astype(np.float32)
-
-    starts = np.arange(len(paid))
-    last = np.repeat(final, lengths)
-    if convention.terminate:
-        first = np.repeat(
-            [f - min(hold, n - 1) if s else f for f, n, s in zip(final, lengths, successes, strict=True)],
-            lengths,
-        )
-        starts = starts[starts <= first]
-        last = first[starts]
-    else:
-        last = last[starts]
+    labels = label_steps(store, convention)
+    paid = labels.rewards
+    starts = labels.starts
+    last = labels.last[starts]
     steps = np.minimum(action_horizon, last + 1 - starts)
     executed = np.arange(action_horizon) < steps[:, None]
     rewards = np.where(
         executed, paid[np.minimum(starts[:, None] + np.arange(action_horizon), len(paid) - 1)], 0.0
     )
     reward, discount = chunk_reward(rewards, steps, gamma)
-    ends = convention.terminate & (starts + steps == last + 1) & succeeded[last]
+    ends = convention.terminate & (starts + steps == last + 1) & labels.succeeded[last]
 
     windows = Windows(
         store,
@@ -189,7 +164,7 @@ def demonstration_rows(
         cache="device",
     )
     before = windows.gather(torch.as_tensor(starts))
-    after = windows.gather(torch.as_tensor(np.minimum(starts + steps, np.repeat(final, lengths)[starts])))
+    after = windows.gather(torch.as_tensor(np.minimum(starts + steps, labels.final[starts])))
     rows = {
         "action": before.action[:, obs_horizon - 1 :],
         "reward": torch.as_tensor(reward, dtype=torch.float32),

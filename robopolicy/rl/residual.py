@@ -20,10 +20,11 @@ from robopolicy.policies.policy import Policy, Request, draw
 from robopolicy.policies.residual import ResidualConfig as PolicyConfig
 from robopolicy.policies.residual import ResidualPolicy
 from robopolicy.registry import register, to_dict
-from robopolicy.rl.actor_critic import ActorCritic, learner_config
+from robopolicy.rl.actor_critic import ActorCritic
 from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.off_policy import OffPolicy, OffPolicyConfig
 from robopolicy.rl.practice import Experience
+from robopolicy.rl.presets import learner_config
 from robopolicy.rl.replay import Rows, observations, transition_rows
 from robopolicy.seeding import derive
 from robopolicy.vector import LaneVectorEnv

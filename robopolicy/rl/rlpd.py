@@ -14,10 +14,11 @@ from robopolicy.errors import ConfigError
 from robopolicy.policies.policy import Policy
 from robopolicy.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 from robopolicy.registry import register
-from robopolicy.rl.actor_critic import ActorCritic, learner_config
+from robopolicy.rl.actor_critic import ActorCritic
 from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.off_policy import OffPolicy, OffPolicyConfig
 from robopolicy.rl.practice import Experience
+from robopolicy.rl.presets import learner_config
 from robopolicy.rl.replay import Rows, observations, transition_rows
 from robopolicy.seeding import derive
 from robopolicy.spec import Spec

@@ -127,6 +127,17 @@ def test_recorded_chain_starts_at_noise_and_ends_at_the_sample() -> None:
     assert torch.equal(chain[-1], x)
 
 
+def test_without_its_first_levels_a_sampler_goes_on_from_where_it_was() -> None:
+    sampler = DDIM(DDIMConfig(steps=6), train_steps=100, schedule=SCHEDULE)
+    x = sampler.start(torch.randn(2, 4, 3))
+    whole = sampler.solve(our_denoiser, x)
+    half = denoise(our_denoiser, x, sampler.sigmas[:3])
+    assert torch.equal(sampler.below(2).solve(our_denoiser, half), whole)
+    assert (sampler.below(2).calls(), sampler.calls()) == (4, 6)
+    with pytest.raises(ConfigError, match="0 to 5 can be skipped"):
+        sampler.below(6)
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="1 to 100"):
         DDIM(DDIMConfig(steps=200), train_steps=100, schedule=SCHEDULE)

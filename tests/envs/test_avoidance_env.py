@@ -139,3 +139,25 @@ def test_settings_of_the_expert_that_cannot_work(settings: dict[str, Any], messa
     env.reset(seed=0)
     with pytest.raises(ConfigError, match=message):
         env.expert(0, settings)
+
+
+def test_absolute_actions_are_where_delta_actions_lead() -> None:
+    """The same demonstration told as positions; a far one is approached by 2 cm a step."""
+    steps, places = make(), make(controller="absolute")
+    seen, _ = steps.reset(seed=3)
+    places.reset(seed=3)
+    expert: Any = steps.expert(3, {})
+    for _ in range(40):
+        seen, *_ = steps.step(expert.act(seen))
+        told, *_ = places.step(steps.target.astype(np.float32))
+        np.testing.assert_allclose(told["position"], seen["position"], atol=1e-5)
+    before = places.target
+    places.step(np.array([-0.3, before[1]], np.float32))
+    np.testing.assert_allclose(places.target, before - [0.02, 0.0], atol=1e-6)
+    assert places.robot_spec.action.holds_position
+    assert_ok(places, steps=30)
+
+
+def test_the_expert_speaks_of_positions_where_asked() -> None:
+    outcomes = [demonstrate(make(controller="absolute"), seed) for seed in range(5)]
+    assert all(success for _, success, _ in outcomes)

@@ -88,3 +88,20 @@ def test_misuse_is_explained() -> None:
     env.reset(seed=0)
     with pytest.raises(SpecMismatch, match="4 finite"):
         env.step(np.zeros(7))
+
+
+def test_from_a_state_an_episode_goes_on_exactly() -> None:
+    env = make("soccer-v3")
+    env.reset(seed=3)
+    actions = np.random.default_rng(0).uniform(-1, 1, (20, 4)).astype(np.float32)
+    for action in actions[:5]:
+        env.step(action)
+    state = env.get_state()
+    first = [env.step(action)[0] for action in actions[5:]]
+    seen = env.set_state(state)
+    again = [env.step(action)[0] for action in actions[5:]]
+    for one, other in zip(first, again, strict=True):
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    assert np.array_equal(seen["robot-state"][4:8], env.set_state(state)["robot-state"][4:8])
+    with pytest.raises(SpecMismatch, match=r"A state is \[\d+\] here, got \[3\]"):
+        env.set_state(np.zeros(3))

@@ -137,7 +137,8 @@ def test_objects_are_placed_in_a_wider_range_where_there_is_room() -> None:
     usual, hard = suite_env("Lift"), suite_env("Lift", placement=3.0)
     assert np.allclose(spread(hard), 3 * spread(usual), rtol=1e-6)
     assert np.allclose(spread(usual, object_range=1.0), 2 * spread(usual), rtol=1e-6)
-    assert usual.reset_options == {"object_range"} and not suite_env("PickPlaceCan").reset_options
+    assert usual.reset_options == {"object_range"}
+    assert not suite_env("PickPlaceCan").reset_options
 
 
 def test_misuse_is_explained() -> None:

@@ -7,10 +7,14 @@ import pytest
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.evaluation.collect import collect
+from robopolicy.evaluation.collect import POLICY_OFFSET, collect
+from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.rollout import ReplayActor, run_episodes
 from robopolicy.seeding import block_of
 from robopolicy.vector import LaneVectorEnv
+from tests.commands import run
+from tests.rl.toy_base import TASK as ASTRAY
+from tests.rl.toy_base import astray
 from tests.toy_env import toy_spec, toy_task
 
 TASK = toy_task(noise=0.3, lazy=0.4)
@@ -115,3 +119,54 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
         collect(TASK, tmp_path / "a.zarr", episodes=0, progress=False)
     with pytest.raises(ConfigError, match="Unknown mode 'wavy'"):
         collect(toy_task(mode="wavy"), tmp_path / "b.zarr", episodes=1, workers=0, progress=False)
+
+
+def test_a_policy_is_recorded_with_its_failures_and_every_step_is_labelled(tmp_path: Path) -> None:
+    policy = astray(bias=0.1, spread=0.6)
+    result = collect(
+        ASTRAY, tmp_path / "a.zarr", episodes=30, lanes=10, workers=0, offset=POLICY_OFFSET, policy=policy,
+        origin="some/run", progress=False,
+    )  # fmt: skip
+    store = EpisodeStore.open(tmp_path / "a.zarr")
+    assert store.seeds.tolist() == list(range(POLICY_OFFSET, POLICY_OFFSET + 30))
+    assert result.failures == (store.successes == 0).sum() > 0
+    assert (store.successes == 1).sum() > 0
+    assert result.discarded == 0
+    assert f"{result.failures} failures kept" in result.summary()
+    assert store.origin == {"checkpoint": "some/run"}
+    for index, success in enumerate(store.successes):
+        episode = store.episode(index)
+        assert bool(episode["success"].any()) == bool(success)
+        np.testing.assert_array_equal(episode["reward"], episode["success"])  # this task pays success
+
+
+def test_recording_a_policy_goes_on_and_never_mixes_two(tmp_path: Path) -> None:
+    def record(name: str, episodes: int, origin: str = "one") -> EpisodeStore:
+        collect(
+            ASTRAY, tmp_path / name, episodes=episodes, lanes=4, workers=0, policy=astray(), origin=origin,
+            progress=False,
+        )  # fmt: skip
+        return EpisodeStore.open(tmp_path / name)
+
+    whole, parts = record("whole.zarr", 12), record("parts.zarr", 4)
+    assert len(parts) == 4
+    assert record("parts.zarr", 12).fingerprint() == whole.fingerprint()
+    with pytest.raises(DataError, match="holds episodes of one, not of other"):
+        record("parts.zarr", 14, "other")
+    with pytest.raises(DataError, match="not of the expert"):
+        collect(ASTRAY, tmp_path / "parts.zarr", episodes=14, workers=0, progress=False)
+
+
+def test_the_command_records_a_checkpoint_on_its_own_task(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "run", astray())
+    run(
+        "collect",
+        f"checkpoint={tmp_path}/run",
+        f"out={tmp_path}/a.zarr",
+        "episodes=3",
+        "lanes=3",
+        "workers=0",
+    )
+    store = EpisodeStore.open(tmp_path / "a.zarr")
+    assert store.seeds.tolist() == [500_000, 500_001, 500_002]
+    assert store.task == ASTRAY.to_dict()

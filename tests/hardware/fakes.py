@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from hardware.guard import Guard
+from hardware.messages import Command, Observation
 from hardware.spec import GuardConfig, JointSpec, RobotSpec
 
 
@@ -37,3 +41,31 @@ class FakeClock:
 
     def sleep(self, seconds: float) -> None:
         self.now += round(1e9 * seconds)
+
+
+class Driven:
+    """A guard whose robot does exactly what is sent."""
+
+    def __init__(self, spec: RobotSpec, q: np.ndarray | None = None) -> None:
+        self.spec, self.guard, self.now = spec, Guard(spec), 1_000_000_000
+        self.q = spec.array("home") if q is None else np.array(q)
+        self.dq = np.zeros(spec.size)
+        self.guard.begin(self.observation(), self.now)
+
+    def observation(self) -> Observation:
+        return Observation(
+            seq=self.now, t_ns=self.now, q=self.q, dq=self.dq, tau=np.zeros(self.spec.size), gripper=0.0
+        )
+
+    def command(self, q: Any = None, **changes: Any) -> Command:
+        values: dict[str, Any] = {"t_ns": self.now, "valid_until_ns": self.now + 10**9, "q": q}
+        return Command(**{**values, **changes})
+
+    def send(self, q: Any = None, *, make: Any = None, **changes: Any) -> Command:
+        self.now += self.spec.period_ns
+        command = self.command(q, **changes) if make is None else make(self)
+        sent = self.guard.filter(command, self.observation(), self.now)
+        assert sent.q is not None
+        self.dq = (sent.q - self.q) * self.spec.control_hz
+        self.q = sent.q
+        return sent

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hardware.command_map import CommandMap, _axis_angle, _matrix, approach
+from hardware.command_map import CommandMap
+from hardware.kinematics import axis_angle, matrix
 from hardware.spec import RobotSpec
 from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.spec import ActionPart, ActionSpec, PartKind, Rotation
@@ -36,7 +37,7 @@ def poses(mapped: CommandMap, joints: np.ndarray, gripper: float = -1.0) -> np.n
     rows = []
     for q in joints:
         position, rotation = mapped.end_effector(q)
-        rows.append([*position, *_axis_angle(rotation), gripper])
+        rows.append([*position, *axis_angle(rotation), gripper])
     return np.array(rows)
 
 
@@ -67,7 +68,7 @@ def test_relative_poses_are_seen_from_the_measured_one() -> None:
     relative = poses(mapped, joints)
     for row, absolute in zip(relative, poses(mapped, joints), strict=True):
         row[:3] = turn.T @ (absolute[:3] - start)
-        row[3:6] = _axis_angle(turn.T @ _matrix(absolute[3:6], "axis_angle"))
+        row[3:6] = axis_angle(turn.T @ matrix(absolute[3:6], "axis_angle"))
     check_reaches(mapped, joints, mapped.waypoints(relative, q).rows)
 
 
@@ -109,19 +110,6 @@ def test_joint_positions_pass_through_and_the_gripper_is_scaled() -> None:
     np.testing.assert_allclose(rows[:, 7], [0.0, 0.02, 0.08, 0.08])
 
 
-@pytest.mark.parametrize("representation", ["axis_angle", "rot6d", "quat_wxyz", "quat_xyzw"])
-def test_rotations_agree_with_the_library(representation: str) -> None:
-    import torch
-
-    from robopolicy.codecs.rotation import to_matrix
-
-    size = {"axis_angle": 3, "rot6d": 6}.get(representation, 4)
-    for value in RNG.standard_normal((5, size)):
-        np.testing.assert_allclose(
-            _matrix(value, representation), to_matrix(torch.tensor(value), representation).numpy(), atol=1e-9
-        )
-
-
 def test_actions_that_do_not_fit_are_refused_by_name() -> None:
     with pytest.raises(SpecMismatch, match="has a gripper"):
         CommandMap(panda(), action_of(("position", 3, None)))
@@ -140,27 +128,11 @@ def test_actions_that_do_not_fit_are_refused_by_name() -> None:
     assert dataclasses.is_dataclass(CommandMap(panda(), POSE).config)
 
 
-def test_a_stiffness_gives_the_way_of_a_critically_damped_controller() -> None:
-    """Its closed form after a step from rest: x = 1 - (1 + w t) exp(-w t)."""
-    targets = [(np.array([1.0, 0.0, 0.0]), _matrix(np.array([0.0, 0.0, 1.0]), "axis_angle"))] * 20
-    way = approach((np.zeros(3), np.eye(3)), (np.zeros(3), np.zeros(3)), targets, 10.0, 0.01)
-    t = 0.01 * np.arange(20)
-    expected = 1 - (1 + 10 * t) * np.exp(-10 * t)
-    np.testing.assert_allclose([position[0] for position, _ in way], expected, atol=0.005)
-    turned = [_axis_angle(rotation)[2] for _, rotation in way if rotation is not None]
-    np.testing.assert_allclose(turned, expected, atol=0.005)
-    moving = approach(
-        (np.zeros(3), np.eye(3)), (np.ones(3), np.zeros(3)), [(np.zeros(3), None)] * 3, 1.0, 0.01
-    )
-    np.testing.assert_allclose(moving[1][0], 0.01, rtol=0.03)  # goes on as it was
-    assert moving[1][1] is None
-
-
 def test_the_way_starts_where_the_robot_is_and_ends_at_the_pose() -> None:
     spec = RobotSpec.load("panda_sim")
     mapped, q = CommandMap(panda(stiffness=150.0), POSE), spec.array("home")
     position, rotation = mapped.end_effector(q)
-    goal = np.concatenate([position + np.array([0.05, 0.0, -0.05]), _axis_angle(rotation), [1.0]])
+    goal = np.concatenate([position + np.array([0.05, 0.0, -0.05]), axis_angle(rotation), [1.0]])
     way = mapped.waypoints(np.tile(goal, (30, 1)), q)
     np.testing.assert_allclose(way.rows[0, :7], q, atol=1e-3)
     np.testing.assert_allclose(mapped.end_effector(way.rows[-1, :7])[0], goal[:3], atol=1e-3)

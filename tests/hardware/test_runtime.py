@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hardware.chunks import ChunkPlayer, PlayerConfig
-from hardware.link import RobotLink, _tick, action_size
+from hardware.link import RobotLink, action_size, tick_of
 from hardware.messages import ActionChunk, Measured, Observation
 from hardware.ring import Ring
 from hardware.robot import RobotError
@@ -38,7 +38,7 @@ class PolicyProcess:
             [
                 sys.executable,
                 "-m",
-                "tests.hardware.policy_process",
+                "hardware.sim.faulty_policy",
                 json.dumps(spec.to_dict()),
                 str(directory),
                 fault,
@@ -62,10 +62,10 @@ class PolicyProcess:
                 if int(record["t_ns"]) >= after_ns and LifeState(int(record["state"])) in states:
                     return int(record["t_ns"])
             time.sleep(0.005)
-        raise AssertionError(f"never in {states}; last {_tick(self.ticks.last(1)[0])}")
+        raise AssertionError(f"never in {states}; last {tick_of(self.ticks.last(1)[0])}")
 
     def last(self) -> dict[str, object]:
-        return dict(_tick(self.ticks.last(1)[0]))
+        return dict(tick_of(self.ticks.last(1)[0]))
 
     def end(self) -> None:
         for process in (self.process.pid, self.control):

@@ -10,7 +10,7 @@ from robopolicy.errors import ConfigError
 from tests.hardware.fakes import small_spec
 
 
-@pytest.mark.parametrize("name", ["panda_sim", "g1_sim"])
+@pytest.mark.parametrize("name", ["panda_sim", "g1_sim", "g1_arms_sim"])
 def test_yaml_round_trip(name: str) -> None:
     spec = RobotSpec.load(name)
     assert RobotSpec.from_dict(spec.to_dict()) == spec

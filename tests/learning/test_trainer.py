@@ -19,6 +19,7 @@ from robopolicy.learning.log import read_metrics
 from robopolicy.learning.nan_guard import NotFiniteError
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer, TrainerConfig, learning_rate
+from robopolicy.policies.policy import Policy
 from robopolicy.registry import parse
 
 
@@ -33,7 +34,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "own.zarr"
 
 
-def trainer(store: Path, out: Path, **changes: Any) -> Trainer:
+def trainer(store: Path, out: Path, **changes: Any) -> Trainer[Policy]:
     overrides = [f"data={store}", f"out={out}", "policy.network.width=32", "policy.network.blocks=1"]
     settings = {"steps": 30, "batch_size": 16, "log_every": 10, "validate_every": 10, "warmup": 5}
     overrides += [f"trainer.{k}={v}" for k, v in settings.items()] + [
@@ -44,7 +45,7 @@ def trainer(store: Path, out: Path, **changes: Any) -> Trainer:
     return prepare(parse(TrainConfig, compose("train", overrides), "train"), progress=False)
 
 
-def interrupt_at(target: Trainer, step: int) -> None:
+def interrupt_at(target: Trainer[Policy], step: int) -> None:
     """Ctrl-C in the middle of the update that leads to `step`."""
     original = target._update
 
@@ -107,7 +108,7 @@ def test_old_checkpoints_are_removed(store: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_leaves_evidence(store: Path, tmp_path: Path) -> None:
     broken = trainer(store, tmp_path / "run")
     with torch.no_grad():
-        broken.policy.network.inlet.weight[0, 0] = math.nan  # type: ignore[union-attr, index]
+        broken.policy.network.inlet.weight[0, 0] = math.nan  # type: ignore[union-attr, operator]
     with pytest.raises(NotFiniteError, match=r"network\.inlet\.weight"):
         broken.train()
     evidence = tmp_path / "run" / "nan" / "step-00000000"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from robopolicy.errors import ConfigError
 from robopolicy.rl import losses
-from robopolicy.rl.actor_critic import PRESETS, ActorCritic, Transitions, learner_config
+from robopolicy.rl.actor_critic import ActorCritic, Transitions
+from robopolicy.rl.presets import PRESETS, learner_config
 
 SMALL = {"hidden": [32, 32], "batch_size": 64}
 

@@ -18,7 +18,7 @@ from robopolicy.evaluation.collect import collect
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.policies.policy import Provenance
 from robopolicy.registry import config_class, get, parse
-from robopolicy.rl.actor_critic import learner_config
+from robopolicy.rl.presets import learner_config
 from robopolicy.rl.rlpd import blank_policy
 from tests.rl.toy_base import LEARNER, TASK, astray, copied, practise, refiner, success
 from tests.toy_env import toy_spec, toy_task

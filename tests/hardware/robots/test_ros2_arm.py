@@ -12,10 +12,10 @@ pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.messages import Command
 from hardware.robot import Robot, RobotError, make_robot
+from hardware.sim.faulty_arm import ARM, HOME, FaultyArm
 from hardware.spec import LifeState, RobotSpec
 from hardware.transport.idl_ros import Bool
 from hardware.transport.network import Network
-from tests.hardware.fake_arm import ARM, HOME, FakeArm
 from tests.hardware.wire import free_network
 
 
@@ -32,14 +32,14 @@ def network() -> Network:
 
 
 @pytest.fixture
-def arm(network: Network) -> Iterator[FakeArm]:
-    fake = FakeArm(network)
+def arm(network: Network) -> Iterator[FaultyArm]:
+    fake = FaultyArm(network)
     yield fake
     fake.close()
 
 
 @pytest.fixture
-def robot(arm: FakeArm, network: Network) -> Iterator[Robot]:
+def robot(arm: FaultyArm, network: Network) -> Iterator[Robot]:
     robot = make_robot(spec_for(network))
     yield robot
     robot.close()
@@ -58,7 +58,7 @@ def run(robot: Robot, q: np.ndarray, ticks: int, gripper: float | None = None) -
     return sent
 
 
-def test_states_are_read_by_name_and_connecting_sends_nothing(arm: FakeArm, robot: Robot) -> None:
+def test_states_are_read_by_name_and_connecting_sends_nothing(arm: FaultyArm, robot: Robot) -> None:
     arm.velocity[0] = 0.25
     robot.connect()
     assert robot.state is LifeState.READ_ONLY
@@ -72,7 +72,7 @@ def test_states_are_read_by_name_and_connecting_sends_nothing(arm: FakeArm, robo
     assert arm.trajectories.take() == []
 
 
-def test_trajectories_carry_the_target_its_velocity_and_how_to_brake(arm: FakeArm, robot: Robot) -> None:
+def test_trajectories_carry_the_target_its_velocity_and_how_to_brake(arm: FaultyArm, robot: Robot) -> None:
     robot.connect()
     robot.arm()
     arm.trajectories.take()
@@ -100,7 +100,7 @@ def test_trajectories_carry_the_target_its_velocity_and_how_to_brake(arm: FakeAr
     assert arm.grips.take()[-1].points[-1].positions[0] < 0.03
 
 
-def test_the_stop_topic_latches_and_arming_waits_for_its_release(arm: FakeArm, robot: Robot) -> None:
+def test_the_stop_topic_latches_and_arming_waits_for_its_release(arm: FaultyArm, robot: Robot) -> None:
     robot.connect()
     robot.arm()
     arm.stop.write(Bool(True))
@@ -119,7 +119,7 @@ def test_the_stop_topic_latches_and_arming_waits_for_its_release(arm: FakeArm, r
     assert robot.state is LifeState.RUNNING
 
 
-def test_silence_holds_and_going_on_needs_nobody(arm: FakeArm, robot: Robot) -> None:
+def test_silence_holds_and_going_on_needs_nobody(arm: FaultyArm, robot: Robot) -> None:
     robot.connect()
     robot.arm()
     run(robot, HOME, 3)
@@ -142,7 +142,7 @@ def test_silence_holds_and_going_on_needs_nobody(arm: FakeArm, robot: Robot) -> 
     ],
 )
 def test_bad_states_are_dropped_and_many_of_them_trip(
-    arm: FakeArm, robot: Robot, spoil: object, counted: str
+    arm: FaultyArm, robot: Robot, spoil: object, counted: str
 ) -> None:
     robot.connect()
     robot.arm()
@@ -156,7 +156,7 @@ def test_bad_states_are_dropped_and_many_of_them_trip(
     assert robot.counters[counted] >= 20
 
 
-def test_a_jump_of_the_robots_clock_is_survived(arm: FakeArm, robot: Robot) -> None:
+def test_a_jump_of_the_robots_clock_is_survived(arm: FaultyArm, robot: Robot) -> None:
     robot.connect()
     robot.arm()
     arm.skew_ns = -3600 * 10**9
@@ -169,7 +169,7 @@ def test_absence_and_wrong_joints_are_explained(network: Network) -> None:
     robot = make_robot(spec_for(network))
     with pytest.raises(RobotError, match=r"does not answer: Nobody publishes rt/joint_states within 0"):
         robot.connect(timeout_s=0.2)
-    fake = FakeArm(network)
+    fake = FaultyArm(network)
     fake.names = ["shoulder", *fake.names[1:]]
     try:
         with pytest.raises(RobotError, match=r"lacks joints \['panda_joint7'\]; it has .*'shoulder'"):

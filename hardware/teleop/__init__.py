@@ -1,0 +1,1 @@
+"""A person drives a robot, simulated or real, and every step is recorded. See docs/teleoperation.md."""

@@ -1,0 +1,160 @@
+"""One checkpoint through everything: stages of command lines, run in order, and a table of what each brought.
+
+A stage is a list of the same commands that people type. Its last ones measure what it made and leave
+``<out>/<stage>/report/evaluation.json``, or ``<out>/<stage>/wire.json`` where the episodes ran on a robot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from robopolicy.data.store import EpisodeStore
+from robopolicy.errors import ConfigError, RobopolicyError, unknown
+from robopolicy.evaluation.evaluate import Evaluation
+from robopolicy.evaluation.machine import stamp
+from robopolicy.evaluation.statistics import paired_difference, wilson
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """The root of ``configs/pipeline.yaml``."""
+
+    task: str
+    out: str
+    episodes: int
+    """Report episodes after every stage, the same ones."""
+    stages: Mapping[str, tuple[str, ...]]
+    """Command lines of each, without ``python scripts/``."""
+    until: str | None = None
+    """The last stage to run."""
+    results: str | None = None
+    """A JSON file for the table, beside the one in `out`."""
+
+    def __post_init__(self) -> None:
+        if self.until is not None and self.until not in self.stages:
+            raise ConfigError(unknown("stage", self.until, self.stages))
+
+
+def run_pipeline(config: PipelineConfig) -> list[dict[str, Any]]:
+    """Run what is not done yet and write the table after every stage; returns its rows.
+
+    Raises:
+        RobopolicyError: a command failed; it is named, and the next run goes on with it.
+    """
+    out = Path(config.out)
+    journal_file = out / "journal.json"
+    journal: dict[str, float] = json.loads(journal_file.read_text()) if journal_file.is_file() else {}
+    rows: list[dict[str, Any]] = []
+    for number, (stage, lines) in enumerate(config.stages.items(), 1):
+        print(f"\n{number}/{len(config.stages)}  {stage}", flush=True)
+        for line in lines:
+            if line in journal:
+                print(f"     done: {line}", flush=True)
+                continue
+            print(f"     python scripts/{line}", flush=True)
+            started = time.monotonic()
+            _run(line)
+            journal[line] = time.monotonic() - started
+            _write(journal_file, journal)
+        rows.append(_row(out, stage, sum(journal[line] for line in lines), rows))
+        table = {"task": config.task, "stages": rows, **stamp()}
+        for target in {str(out / "pipeline.json"), config.results} - {None}:
+            _write(Path(str(target)), table)
+        print(markdown(rows), flush=True)
+        if stage == config.until:
+            break
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table for people."""
+    head = ("Stage", "Success [95%]", "Against the stage before", "Against the first", "Practised steps",
+            "Recorded episodes", "Minutes")  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        success = row["success"]
+        cells = [
+            row["stage"],
+            f"{success['value']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {row['episodes']}",
+            _points(row["gain"]),
+            _points(row["total_gain"]),
+            f"{row['practised_steps']:,}" + (" imagined" if row["imagined"] else ""),
+            str(row["recorded_episodes"]),
+            f"{row['seconds'] / 60:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _points(interval: Mapping[str, float] | None) -> str:
+    if interval is None:
+        return "-"
+    return f"{100 * interval['value']:+.0f} [{100 * interval['low']:+.0f}, {100 * interval['high']:+.0f}]"
+
+
+def _run(line: str) -> None:
+    script, *words = shlex.split(line)
+    scripts = Path(sys.argv[0]).resolve().parent
+    done = subprocess.run([sys.executable, str(scripts / script), *words], check=False)
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise RobopolicyError(f"This command failed, and running the pipeline again repeats it:\n  {line}")
+
+
+def _row(out: Path, stage: str, seconds: float, earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    solved = _solved(out / stage)
+    refined = out / stage / "run" / "refine.json"
+    practised = json.loads(refined.read_text()) if refined.is_file() else {}
+    run = out / stage / "run" / "config.json"
+    settings = json.loads(run.read_text()) if run.is_file() else {}
+    return {
+        "stage": stage,
+        "episodes": len(solved),
+        "success": asdict(wilson(sum(solved.values()), len(solved))),
+        "gain": _gain(solved, earlier[-1]["solved"]) if earlier else None,
+        "total_gain": _gain(solved, earlier[0]["solved"]) if earlier else None,
+        "practised_steps": int(practised.get("env_steps", 0)),
+        "imagined": bool(settings.get("env")) and bool(practised),
+        "recorded_episodes": sum(len(EpisodeStore.open(store)) for store in (out / stage).glob("*.zarr")),
+        "seconds": seconds,
+        "solved": solved,
+    }
+
+
+def _solved(directory: Path) -> dict[str, bool]:
+    """Whether each seed's episode succeeded."""
+    wire = directory / "wire.json"
+    if wire.is_file():
+        conditions = json.loads(wire.read_text())["conditions"]
+        rows = [row for condition in conditions.values() for row in condition["episodes"]]
+        return {str(row["seed"]): bool(row["success"]) for row in rows}
+    if not (directory / "report" / "evaluation.json").is_file():
+        raise RobopolicyError(
+            f"{directory} has neither report/evaluation.json nor wire.json: a stage ends by measuring."
+        )
+    return {str(row.seed): row.success for row in Evaluation.load(directory / "report").rows}
+
+
+def _gain(after: Mapping[str, bool], before: Mapping[str, bool]) -> dict[str, float] | None:
+    shared = [seed for seed in after if seed in before]
+    if not shared:
+        return None
+    pair = [[after[seed] for seed in shared]], [[before[seed] for seed in shared]]
+    return asdict(paired_difference(*pair).interval)
+
+
+def _write(path: Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(partial, path)

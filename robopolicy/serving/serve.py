@@ -1,0 +1,43 @@
+"""From a configuration to a server: what ``scripts/serve.py`` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robopolicy.errors import ConfigError
+from robopolicy.learning.checkpoint import load
+from robopolicy.learning.train import choose_device
+from robopolicy.serving.policy import MAX_CHUNKS, ServedPolicy
+from robopolicy.serving.server import ServerConfig, serve_forever
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """The root of ``configs/serve.yaml``."""
+
+    checkpoint: str
+    sampler: Mapping[str, Any] | None = None
+    """Instead of the one that the policy was trained with."""
+    server: ServerConfig = field(default_factory=ServerConfig)
+    max_chunks: int = MAX_CHUNKS
+    """Made at once; a request may ask for no more."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.max_chunks < 1:
+            raise ConfigError(f"serve needs max_chunks >= 1, got {self.max_chunks}.")
+
+
+def serve_checkpoint(config: ServeConfig) -> None:
+    """Serve a policy until interrupted.
+
+    Raises:
+        ConfigError: other computers could connect, and there is no token.
+    """
+    policy = load(config.checkpoint, device=choose_device(config.device))
+    if config.sampler is not None:
+        policy = policy.with_sampler(config.sampler)
+    served = ServedPolicy(policy, max_chunks=config.max_chunks, max_bytes=config.server.max_bytes)
+    serve_forever(served, config.server, name=config.checkpoint)

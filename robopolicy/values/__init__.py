@@ -1,0 +1,1 @@
+"""Values learned from recorded episodes: ``scripts/train_value.py``."""

@@ -1,0 +1,1 @@
+"""A diffusion world model to practise in: dynamics, success, and lanes that imagine."""

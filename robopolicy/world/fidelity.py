@@ -1,0 +1,215 @@
+"""How far a world model can be believed: ``python -m robopolicy.world.fidelity <run> [<file.json>]``.
+
+Losses and pictures do not tell whether a policy can improve in a world model. What does: whether predicted
+differences between actions are the real ones, how errors grow, and how many failures it takes for successes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from robopolicy import seeding
+from robopolicy.data.store import EpisodeStore
+from robopolicy.data.windows import split_episodes
+from robopolicy.env import RobotEnv, make_env
+from robopolicy.errors import RobopolicyError
+from robopolicy.evaluation.machine import stamp
+from robopolicy.registry import parse
+from robopolicy.task import Task
+from robopolicy.world.replay import Episode, Replay, replay
+from robopolicy.world.success import longest_run
+from robopolicy.world.train import Held, TrainWorldConfig, held_out
+from robopolicy.world.world import World, load_world
+
+HORIZONS = (1, 5, 15)
+LONG = (1, 2, 5, 10, 20, 50, 100, 150)
+BRANCHES = 16
+STATES = 40
+OFFSET = 0.5
+"""Deviation of what is added to the recorded actions, in half the range of an action."""
+
+
+@dataclass(frozen=True)
+class Branches:
+    """From S states, what `BRANCHES` sequences of actions lead to: frames `[S, 16, H, *F]` in usual steps."""
+
+    real: np.ndarray
+    imagined: np.ndarray
+
+
+def fidelity(run: str | Path, *, states: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Everything, on the run's held-out episodes, JSON-ready."""
+    run, world = Path(run), load_world(run)
+    held, tasks = held_of(run, world)
+    found = branches(world, held, tasks, states=states or STATES, seed=seed)
+    imagined = replay(world, held.episodes, held.tasks, seed=seed)
+    return {
+        "tasks": list(world.config.tasks),
+        "encoding": world.config.encoding,
+        "steps": world.config.steps,
+        "states": len(found.real),
+        "branches": BRANCHES,
+        "r_squared": {str(h): r_squared(found, h) for h in HORIZONS},
+        "r_squared_by_key": {
+            key: {str(h): r_squared(part, h) for h in HORIZONS} for key, part in by_key(world, found).items()
+        },
+        "error": errors(world, imagined),
+        **successes(world, imagined, held),
+        **stamp(),
+    }
+
+
+def held_of(run: Path, world: World) -> tuple[Held, dict[int, Task]]:
+    """The episodes that a run held out, and its tasks by number."""
+    saved = json.loads((run / "config.json").read_text())
+    saved.pop("fingerprint", None)
+    config = parse(TrainWorldConfig, saved, str(run / "config.json"))
+    stores = [EpisodeStore.open(path) for path in config.data]
+    tasks = [Task.from_dict(store.task or {}) for store in stores]
+    numbers = [world.task_number(task.name) for task in tasks]
+    chosen = [split_episodes(store, config.validation, config.seed)[1] for store in stores]
+    held = held_out(stores, chosen, numbers, list(world.spec.observations))
+    return held, dict(zip(numbers, tasks, strict=True))
+
+
+def branches(world: World, held: Held, tasks: dict[int, Task], *, states: int, seed: int) -> Branches:
+    """Imagine and simulate the same actions from the same states, chosen at random in held-out episodes.
+
+    An episode is played again up to the moment; then every branch adds its own constant to the actions that
+    follow in the recording.
+
+    Raises:
+        RobopolicyError: an episode does not repeat itself: its store is of another version of the task.
+        MissingCapability: the environment does not expose its state.
+    """
+    generator = seeding.rng(seed, "fidelity")
+    envs = {number: make_env(task) for number, task in tasks.items()}
+    length = HORIZONS[-1]
+    real, imagined = [], []
+    for _ in range(states):
+        index = int(generator.integers(len(held.episodes)))
+        episode = held.episodes[index]
+        moment = int(generator.integers(max(1, len(episode["action"]) - 1)))
+        rows = np.minimum(moment + np.arange(length), len(episode["action"]) - 1)
+        actions = _varied(world, episode["action"][rows], generator)
+        real.append(_simulated(world, envs[held.tasks[index]], held, index, moment, actions))
+        imagined.append(_imagined(world, episode, held.tasks[index], moment, actions, seed))
+    for env in envs.values():
+        env.close()
+    unit = world.unit.numpy()
+    return Branches(np.stack(real) / unit, np.stack(imagined) / unit)
+
+
+def r_squared(found: Branches, step: int) -> float:
+    """Share of the real differences between branches, after `step` steps, that the predicted ones explain."""
+    real, imagined = (frames[:, :, step - 1] for frames in (found.real, found.imagined))
+    real, imagined = (frames - frames.mean(1, keepdims=True) for frames in (real, imagined))
+    return float(1 - ((imagined - real) ** 2).sum() / (real**2).sum())
+
+
+def by_key(world: World, found: Branches) -> dict[str, Branches]:
+    """The same of each observation that is not only copied."""
+    if len(world.frame_shape) > 1:
+        return {}
+    real, imagined = (world.split(torch.from_numpy(frames)) for frames in (found.real, found.imagined))
+    return {key: Branches(real[key].numpy(), imagined[key].numpy()) for key in real if real[key].any()}
+
+
+def errors(world: World, imagined: Replay) -> dict[str, float]:
+    """Root mean square error of imagined held-out episodes by step, in usual changes of one step."""
+    moves = world.unit.isfinite()
+    off = ((imagined.imagined - imagined.real) / world.unit)[..., moves]
+    square = off.square().mean(-1)
+    found = {}
+    for step in LONG:
+        if step <= square.shape[1] and (known := imagined.recorded[:, step - 1]).any():
+            found[str(step)] = float(square[:, step - 1][known].mean().sqrt())
+    return found
+
+
+def successes(world: World, imagined: Replay, held: Held) -> dict[str, Any]:
+    """The rule of success on the replayed held-out episodes."""
+    high = (imagined.success > world.threshold) & imagined.recorded
+    said = longest_run(high.cpu().numpy()) >= int(world.consecutive)
+    return {
+        "threshold": float(world.threshold),
+        "consecutive": int(world.consecutive),
+        "false_success": {"count": int(said[~held.succeeded].sum()), "of": int((~held.succeeded).sum())},
+        "true_success": {"count": int(said[held.succeeded].sum()), "of": int(held.succeeded.sum())},
+    }
+
+
+def _varied(world: World, actions: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """`[16, H, Da]`: actions `[H, Da]` with a constant added in each branch, within the bins."""
+    low, high = world.action_low.numpy(), world.action_high.numpy()
+    added = generator.normal(0, OFFSET, (BRANCHES, 1, len(low))) * (high - low) / 2
+    return np.clip(actions + added, low, high).astype(np.float32)
+
+
+def _simulated(
+    world: World, env: RobotEnv, held: Held, index: int, moment: int, actions: np.ndarray
+) -> np.ndarray:
+    episode = held.episodes[index]
+    observation, _ = env.reset(seed=held.seeds[index])
+    for action in episode["action"][:moment]:
+        observation = env.step(action)[0]
+    for key in world.spec.observations:
+        if not np.allclose(observation[key], episode[key][moment], atol=1e-5):
+            raise RobopolicyError(
+                f"Episode seed {held.seeds[index]} does not repeat itself: {key} differs at step {moment}."
+            )
+    state, frames = env.get_state(), []
+    for branch in actions:
+        env.set_state(state)
+        seen = [env.step(action)[0] for action in branch]
+        stacked = {key: torch.from_numpy(np.stack([o[key] for o in seen])) for key in world.spec.observations}
+        frames.append(world.join(stacked).float().numpy())
+    return np.stack(frames)
+
+
+@torch.inference_mode()
+def _imagined(
+    world: World, episode: Episode, task: int, moment: int, actions: np.ndarray, seed: int
+) -> np.ndarray:
+    horizon, size = world.config.history, world.code.size
+    rows = np.maximum(np.arange(moment - horizon + 1, moment + 1), 0)
+    seen = {key: torch.from_numpy(episode[key][rows])[None] for key in world.spec.observations}
+    history = world.join(seen).float().repeat(BRANCHES, 1, *[1] * len(world.frame_shape))
+    past = torch.zeros((1, horizon - 1, size))
+    for j, row in enumerate(range(moment - horizon + 1, moment)):
+        if row >= 0:
+            past[:, j] = world.encode_actions(torch.from_numpy(episode["action"][row]).float())[0]
+    past = past.repeat(BRANCHES, 1, 1)
+    features, _ = world.encode_actions(torch.from_numpy(actions))
+    number = torch.full((BRANCHES,), task)
+    generator = torch.Generator().manual_seed(seeding.derive(seed, "fidelity"))
+    frames = []
+    for t in range(actions.shape[1]):
+        noise = torch.randn((1, *world.noise_shape), generator=generator)
+        given = torch.cat([past, features[:, t, None]], 1)
+        frame = world.imagine(history, given, number, noise.expand(BRANCHES, *world.noise_shape)).frame
+        history, past = torch.cat([history[:, 1:], frame[:, None]], 1), given[:, 1:]
+        frames.append(frame)
+    return torch.stack(frames, 1).numpy()
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print, or write to a file."""
+    if not 1 <= len(arguments) <= 2:
+        raise SystemExit("usage: python -m robopolicy.world.fidelity <run> [<file.json>]")
+    text = json.dumps(fidelity(arguments[0]), indent=1) + "\n"
+    if len(arguments) == 2:
+        Path(arguments[1]).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments[1]).write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
