@@ -59,6 +59,13 @@ class Shadow:
         # Asking for them takes time.
         self._qpos, self._site_xpos, self._centres = self.data.qpos, self.data.site_xpos, self.data.geom_xpos
         self._fixed = (self.model.geom_bodyid == 0).astype(int)
+        radii, bodies = self.model.geom_rbound, self.model.geom_bodyid
+        radii = np.where(radii > 0.0, radii, np.inf)  # of planes, which have none
+        self._extent = radii[:, None] + radii + self._margins.max()
+        parents = self.model.body_parentid[bodies]
+        child = (parents[:, None] == bodies) & (bodies > 0)
+        linked = (bodies[:, None] == bodies) | child | child.T
+        self._extent[linked] = -np.inf  # these never meet
         self.distance = 0.0
         """The smallest distance beyond its margin that the last `penetration` found, up to a horizon."""
         self.reach = _reach(self.model)
@@ -116,12 +123,15 @@ class Shadow:
 
     def nearness(self) -> Nearness:
         """Where the last `place` put the geoms, and the distances that the last `penetration` found."""
-        clear = np.full((self.model.ngeom, self.model.ngeom), _HORIZON)
+        centres = self.centres
+        apart = centres[:, None] - centres
+        apart = np.sqrt(np.add.reduce(apart * apart, axis=2))
+        clear = np.maximum(apart - self._extent, _HORIZON)
         if self.data.ncon:
             beyond, (one, other) = self._beyond(), self.data.contact.geom.T
             farthest_first = np.argsort(-beyond)  # of several between two geoms the nearest stays
             clear[one[farthest_first], other[farthest_first]] = beyond[farthest_first]
-        return Nearness(self._centres.copy(), clear)
+        return Nearness(centres, clear)
 
     def outside(self, sites: np.ndarray) -> float:
         """By how much the end effectors `[E, 3]` are outside the workspace; 0 is inside."""
@@ -176,7 +186,7 @@ class Nearness:
     centres: np.ndarray
     """`[G, 3]`, metres."""
     clear: np.ndarray
-    """Distance beyond the margin `[G, G]` up to a horizon, in the order in which contacts have the two."""
+    """At least so far beyond the margin `[G, G]`, in the order in which contacts have the two."""
 
     def may_have_met(self, other: Nearness) -> bool:
         """Whether two geoms moved so far between two poses that they may have been too near in between."""

@@ -20,6 +20,7 @@ _SPEED_HEADROOM = 0.95
 _LINE_TURN, _LINE_SAMPLES = 0.05, 10
 # and so often at most between two places where bodies are near and pass each other in between.
 _MORE_LOOKS = 16
+_UNKNOWN = 1e-6  # m, for an excess of which nothing more is known
 _BRAKING_SAMPLES = (0.1, 0.3, 0.5)
 
 Flag = Callable[[str, str], bool]
@@ -173,11 +174,12 @@ class _Line:
     """Looks along a line of poses from `q` to `end` `[n]`, and closer where bodies may pass each other.
 
     Args:
-        more: so many looks at most are added.
+        more: so many looks at most are added; where they are not enough, bodies count as too near.
     """
 
     def __init__(self, shadow: Shadow, q: np.ndarray, end: np.ndarray, more: int) -> None:
         self._shadow, self._q, self._way, self._more = shadow, q, end - q, more
+        self._looks_closer = more > 0
         self._last = _Look(0.0, shadow.centres, shadow.distance)
         self.excess = (0.0, 0.0)
 
@@ -186,11 +188,13 @@ class _Line:
         pending = [self._at(share, look)]
         while pending:
             nearer = 0.5 * (self._last.share + pending[-1].share)
-            if self._more > 0 and not self.excess[1] and self._may_have_met(self._last, pending[-1]):
+            if not self._looks_closer or self.excess[1] or not self._may_have_met(self._last, pending[-1]):
+                self._last = pending.pop()
+            elif self._more > 0:
                 self._more -= 1
                 pending.append(self._at(nearer, look))
             else:
-                self._last = pending.pop()
+                self.excess = self.excess[0], _UNKNOWN
 
     def _at(self, share: float, look: Callable[[np.ndarray], tuple[float, float]]) -> _Look:
         here = look(self._shadow.place(self._q + share * self._way))

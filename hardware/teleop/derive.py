@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,22 @@ def derive_spec(robot: RobotSpec, control_hz: float, samples: Mapping[str, np.nd
         raise ConfigError(f"{robot.name} has no observations in its yaml, so there is nothing to record.")
     observations = {key: _observation(robot, key, samples) for key in robot.observations}
     return Spec(observations=observations, action=_action(robot), control_hz=control_hz)
+
+
+def with_references(spec: Spec, robot: RobotSpec) -> Spec:
+    """The same, where the robot's yaml says which observation tells where an absolute part is now."""
+    site = str(robot.command_map.get("end_effector", ""))
+    sources = {
+        "joint": ("joints.position",),
+        "position": (f"{site}.position",),
+        "rotation": (f"{site}.quat_xyzw", f"{site}.quat_wxyz"),
+    }
+    parts = []
+    for part in spec.action.parts:
+        keys = [_key_of(robot, source) for source in sources.get(part.kind, ())]
+        known = next((key for key in keys if key in spec.observations), None)
+        parts.append(part if part.reference or known is None else replace(part, reference=known))
+    return replace(spec, action=replace(spec.action, parts=tuple(parts)))
 
 
 def _observation(robot: RobotSpec, key: str, samples: Mapping[str, np.ndarray]) -> ObservationSpec:

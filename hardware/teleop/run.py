@@ -17,7 +17,7 @@ import numpy as np
 from hardware.deploy import run_directory
 from hardware.session import Session, SessionConfig, with_cameras
 from hardware.spec import RobotSpec
-from hardware.teleop.derive import derive_spec
+from hardware.teleop.derive import derive_spec, with_references
 from hardware.teleop.device import Device, make_device
 from hardware.teleop.human import Human, HumanConfig
 from hardware.teleop.rigs import EnvRig, Rig, RobotRig
@@ -146,7 +146,8 @@ class Driver:
     ) -> None:
         self.rig, self.device, self.config, self.say = rig, device, config, say
         self.instruction = task.instruction if task else ""
-        self.human = Human(rig.spec, config.human)
+        steered = rig.spec if config.robot is None else with_references(rig.spec, config.robot)
+        self.human = Human(steered, config.human)
         self.actor, self._replan = None, 0
         if policy is not None:
             self.actor = PolicyActor(policy, policy.pred_horizon - policy.obs_horizon + 1)

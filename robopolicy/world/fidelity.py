@@ -26,7 +26,7 @@ from robopolicy.task import Task
 from robopolicy.world.replay import Episode, Replay, replay
 from robopolicy.world.success import longest_run
 from robopolicy.world.train import Held, TrainWorldConfig, held_out
-from robopolicy.world.world import World, load_world
+from robopolicy.world.world import World, find_world, load_world
 
 HORIZONS = (1, 5, 15)
 LONG = (1, 2, 5, 10, 20, 50, 100, 150)
@@ -46,7 +46,7 @@ class Branches:
 
 def fidelity(run: str | Path, *, states: int | None = None, seed: int = 0) -> dict[str, Any]:
     """Everything, on the run's held-out episodes, JSON-ready."""
-    run, world = Path(run), load_world(run)
+    run, world = find_world(run).parent, load_world(run)
     held, tasks = held_of(run, world)
     found = branches(world, held, tasks, states=states or STATES, seed=seed)
     imagined = replay(world, held.episodes, held.tasks, seed=seed)

@@ -20,7 +20,7 @@ from robopolicy.task import Task
 from robopolicy.world.fidelity import held_of
 from robopolicy.world.replay import Replay, replay
 from robopolicy.world.train import Held
-from robopolicy.world.world import World, load_world
+from robopolicy.world.world import World, find_world, load_world
 
 SIZE, TITLE = 256, 20
 CURVES = 5
@@ -29,7 +29,7 @@ PAPER, GREY, BLUE, GREEN, INK = (250, 250, 250), (150, 150, 150), (40, 90, 200),
 
 def film(run: str | Path, path: str | Path, *, episodes: int = 4) -> None:
     """Film held-out episodes, failures and successes in turn, each from its first step, open loop."""
-    run, world = Path(run), load_world(run)
+    run, world = find_world(run).parent, load_world(run)
     held, tasks = held_of(run, world)
     failed, solved = np.flatnonzero(~held.succeeded).tolist(), np.flatnonzero(held.succeeded).tolist()
     turns = [index for pair in zip(failed, solved, strict=False) for index in pair][:episodes]

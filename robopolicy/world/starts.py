@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robopolicy.learning.checkpoint import find_checkpoint, read_tensors
+from robopolicy.learning.checkpoint import read_tensors
 from robopolicy.seeding import derive
 from robopolicy.world.recordings import Recordings
-from robopolicy.world.world import TASK, World
+from robopolicy.world.world import TASK, find_world
 
 FILE = "starts.safetensors"
 
@@ -59,8 +59,7 @@ class Starts:
     @classmethod
     def load(cls, path: str | Path) -> Starts:
         """Those of a world model's run."""
-        found = Path(path) / "world"
-        tensors = read_tensors((found if found.is_dir() else find_checkpoint(path, World.kind)) / FILE)
+        tensors = read_tensors(find_world(path) / FILE)
         prefix = "observation."
         observation = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         names = ("action", "real", "task", "first")

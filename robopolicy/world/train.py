@@ -27,7 +27,7 @@ from robopolicy.world.recordings import Recordings, Source
 from robopolicy.world.replay import Episode, Replay, replay
 from robopolicy.world.starts import Starts
 from robopolicy.world.success import Rule, choose_rule
-from robopolicy.world.world import World
+from robopolicy.world.world import FINISHED, World
 
 MAY_CHANGE = ("device", "trainer.threads", "trainer.wandb", "trainer.keep")
 USUAL = 0.99
@@ -86,13 +86,13 @@ class WorldTraining:
         self.directory = directory
 
     def run(self) -> World:
-        """Train (or go on), set the rule, and keep the result in ``<run>/world``."""
+        """Train (or go on), set the rule, and keep the result in `FINISHED`."""
         world = self.trainer.train()
         imagined, rule = set_rule(world, self.held)
         if world.members > 1:
             world.usual_doubt.fill_(float(imagined.doubt[imagined.recorded].quantile(USUAL)))
-        save_checkpoint(self.directory / "world", world)
-        self.starts.save(self.directory / "world")
+        save_checkpoint(self.directory / FINISHED, world)
+        self.starts.save(self.directory / FINISHED)
         (self.directory / "success.json").write_text(json.dumps(plain(rule), indent=1) + "\n")
         return world
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robopolicy.codecs import Codec
 from robopolicy.diffusion.noise import SigmaRange, sampling_sigmas
-from robopolicy.errors import ConfigError, unknown
+from robopolicy.errors import CheckpointError, ConfigError, unknown
 from robopolicy.learning.checkpoint import load_model
 from robopolicy.model import Model
 from robopolicy.spec import Spec
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SUCCESS, TASK = "world/success", "world/task"
 """What `Recordings` add to the observations of a batch."""
 LEVELS = 100
+FINISHED = "world"
+"""Directory of a run that holds the trained model and its starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +165,30 @@ class World(Model, abc.ABC):
         return (self.config.location + self.config.scale * drawn).clamp(math.log(2e-3), math.log(20.0)).exp()
 
 
-def load_world(path: str | Path, *, device: str | torch.device = "cpu") -> World:
-    """A world model from its run or a checkpoint of it.
+def find_world(path: str | Path) -> Path:
+    """The finished world model, with its rule of success, of a run at or below a path.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or more than one.
     """
-    found = Path(path) / "world"
-    world = load_model(found if found.is_dir() else path, "world", device=device)
+    path = Path(path)
+    if (path / "world.json").exists():
+        return path
+    found = sorted(p.parent for p in path.rglob("world.json") if p.parent.name == FINISHED)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        runs = "\n  ".join(str(each.parent) for each in found)
+        raise CheckpointError(f"{path} contains {len(found)} world models; name one:\n  {runs}")
+    raise CheckpointError(f"{path} contains no finished world model. scripts/train_world.py makes one.")
+
+
+def load_world(path: str | Path, *, device: str | torch.device = "cpu") -> World:
+    """A world model from its run.
+
+    Raises:
+        CheckpointError: there is none, or more than one.
+    """
+    world = load_model(find_world(path), "world", device=device)
     assert isinstance(world, World)
     return world.requires_grad_(False)

@@ -151,7 +151,7 @@ def test_what_improves_in_imagination_improves_in_truth(tmp_path: Path) -> None:
         return found.success_rate
 
     before = success()
-    for _ in range(20):
+    for _ in range(25):
         refiner.advance()
     assert before < 0.5
     assert success() > before + 0.2

@@ -51,8 +51,13 @@ def test_a_world_model_comes_back_as_it_was(trained: WorldTraining, world: World
     assert not any(p.requires_grad for p in world.parameters())
     with pytest.raises(CheckpointError, match="is not the checkpoint of a policy"):
         load(trained.directory)
-    with pytest.raises(CheckpointError, match="No such checkpoint"):
-        load_model(trained.directory / "nowhere", "world")
+    assert torch.equal(weights(load_world(trained.directory.parent)), weights(world))
+    for path in (trained.directory / "checkpoints", trained.directory / "nowhere"):
+        with pytest.raises(CheckpointError, match="contains no finished world model"):
+            load_world(path)
+    (newest,) = (trained.directory / "checkpoints").iterdir()
+    with pytest.raises(CheckpointError, match="is not the checkpoint of a policy"):
+        load_model(newest.parent.parent, "policy")
 
 
 def test_the_rule_of_success_is_kept_with_what_it_does_on_held_out_episodes(trained: WorldTraining) -> None:

@@ -24,6 +24,7 @@ from robopolicy.learning.trainer import TrainerConfig
 from robopolicy.policies.policy import Provenance
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
+from tests.hardware.test_deploy import checkpoint as robot_checkpoint
 from tests.hardware.test_session import robot
 from tests.policies.toys import HORIZONS, NETWORK, make
 from tests.toy_env import toy_spec, toy_task
@@ -50,7 +51,7 @@ def settings(directory: Path, **changes: Any) -> TeleoperateConfig:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Environments run as fast as they can; robots have their own time."""
-    if "on_a_robot" not in request.node.name:
+    if "_robot" not in request.node.name:
         monkeypatch.setattr("hardware.teleop.rigs.time.sleep", lambda seconds: None)
 
 
@@ -180,6 +181,29 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     without = settings(tmp_path, task=None, checkpoint=checkpoint(tmp_path, task=None))
     with pytest.raises(ConfigError, match="has no task"):
         teleoperate(without, device=Scripted([]))
+
+
+def test_a_policy_and_a_person_share_a_robot(tmp_path: Path) -> None:
+    """On a robot, where chunks go by time."""
+    config = settings(
+        tmp_path,
+        task=None,
+        checkpoint=robot_checkpoint(tmp_path),
+        robot=robot(),
+        session=SessionConfig(operator="ada"),
+        release_s=0.1,
+        seconds=2.0,
+    )
+    motions = [*[STILL] * 10, *[right(-1.0)] * 4, *[STILL] * 12, DONE]
+    (episode,) = teleoperate(config, device=Scripted(motions, ["", "n"]))
+    assert not episode.success
+    recorded = EpisodeStore.open(tmp_path / "driven.zarr").episode(0)
+    taken = recorded["takeover"].astype(bool)
+    assert taken.tolist() == [False] * 10 + [True] * 5 + [False] * 11
+    by_hand = recorded["action"][taken, 0]
+    measured = recorded["measured"][taken, 0]
+    assert by_hand[0] == pytest.approx(measured[0], abs=0.15)  # from where it was
+    np.testing.assert_allclose(np.diff(by_hand[:4]), -0.025, atol=1e-5)
 
 
 def test_joints_on_a_robot_behind_the_guard(tmp_path: Path) -> None:
