@@ -130,6 +130,10 @@ class NoiseRefiner(OffPolicy):
             squashed = self.learner.act(state, generator)
         return self.act(observation, squashed), {"squashed": squashed}
 
+    def initial(self) -> Policy:
+        """The base: noise from an actor that has learned nothing is not its own."""
+        return copy.copy(self.base)
+
     def act(self, observation: dict[str, Tensor], squashed: Tensor) -> Tensor:
         """What would be executed, `[N, Ta, Da]`, for actions of the actor `[N, action_size]`."""
         noise = self.steered.to_noise(squashed)[:, None]

@@ -135,11 +135,11 @@ class Refinement:
             log.close()
             self.close()
         self._summarise(log.rows)
-        return self._policy()
+        return self._described(self.refiner.refined())
 
     def save(self) -> None:
         """Checkpoint now; the newest one is kept."""
-        policy = self._policy()
+        policy = self._described(self.refiner.refined())
         refuse_broken(policy, self.env_steps)
         state = {
             "seed": self.config.seed,
@@ -171,8 +171,8 @@ class Refinement:
             f"{found['best_step']:,} of {found['env_steps']:,}). Minutes a million steps: {split}."
         )
 
-    def _policy(self) -> Policy:
-        policy = self.refiner.refined()
+    def _described(self, policy: Policy) -> Policy:
+        """With its history."""
         chosen = episode_seeds("select", self.config.evaluate.episodes)
         recorded = self.imagined.world.provenance.used_seeds if self.imagined is not None else ()
         used = dict.fromkeys((*self.base.used_seeds, *recorded, *chosen, *self.refiner.practice.used_seeds))
@@ -183,7 +183,7 @@ class Refinement:
 
     def _check(self) -> dict[str, float]:
         started = time.perf_counter()
-        policy = self._policy()
+        policy = self._described(self.refiner.refined() if self.env_steps else self.refiner.initial())
         measured, row = self._checks(policy)
         self.distrusted = self.distrusted + 1 if self._checks.too_optimistic(row) else 0
         if measured.success_rate >= self.best:  # the newest of equally good ones

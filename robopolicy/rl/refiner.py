@@ -67,6 +67,10 @@ class Refiner(abc.ABC):
     def refined(self) -> Policy:
         """The policy as it stands: a `Policy` that saves, loads, evaluates and serves like any other."""
 
+    def initial(self) -> Policy:
+        """What is measured at step 0: `refined()`, unless that begins away from the policy it refines."""
+        return self.refined()
+
     @abc.abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Everything learned or stored (weights, optimisers, replay), by name."""

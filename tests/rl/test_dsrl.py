@@ -34,6 +34,15 @@ def test_a_steered_policy_is_the_base_with_the_noise_of_the_actor() -> None:
     torch.testing.assert_close(policy.sample(observation).actions, expected)
 
 
+def test_a_run_is_compared_with_its_base_not_with_an_untrained_actor() -> None:
+    base = astray()
+    made = refiner("dsrl_sac", base, lanes=2, warmup=50, force=True)
+    noise = torch.randn(5, 1, *base.noise_shape)
+    expected = base.sample(seen(), noise=noise).actions
+    assert torch.equal(made.initial().sample(seen(), noise=noise).actions, expected)
+    assert not torch.equal(made.refined().sample(seen(), noise=noise).actions, expected)
+
+
 @pytest.mark.parametrize("repeat", [False, True])
 @pytest.mark.parametrize("bound", [0.5, 2.5])
 def test_noise_never_leaves_its_bound(bound: float, repeat: bool) -> None:
