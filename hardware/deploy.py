@@ -59,6 +59,7 @@ class DeployConfig:
     session: SessionConfig = field(default_factory=SessionConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     sampler: Mapping[str, Any] | None = None
+    steer: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or min(self.horizon, self.offset, self.success_hold) < 0:
@@ -265,10 +266,14 @@ class Runner:
 
 def _load(config: DeployConfig) -> Policy:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores are for control
-    from robopolicy.learning.checkpoint import load
+    from robopolicy.steering.steer import load_acting
+    from robopolicy.steering.value_guided import ValueGuided
 
-    policy = load(config.checkpoint)
-    return policy if config.sampler is None else policy.with_sampler(config.sampler)
+    policy = load_acting(config.checkpoint, sampler=config.sampler, steer=config.steer)
+    if isinstance(policy, ValueGuided):  # as many candidates as there is time for until the next chunk
+        steps = config.executor.replan_steps or policy.action_horizon
+        policy = policy.capped(steps / policy.spec.control_hz)
+    return policy
 
 
 def _actor(policy: Policy, config: ExecutorConfig) -> PolicyActor:
@@ -299,8 +304,12 @@ def _fresh(path: Path) -> Path:
 
 
 def _settings(config: DeployConfig, policy: Policy) -> dict[str, Any]:
+    from robopolicy.steering.steer import Steered
+
+    inner = policy.policy if isinstance(policy, Steered) else policy
     return {
-        "policy": to_dict("policy", policy),
+        "policy": to_dict("policy", inner),
+        **({"steer": to_dict("steer", policy)} if isinstance(policy, Steered) else {}),
         "trained": {"step": policy.provenance.step, "data": policy.provenance.fingerprint},
         "robot": config.robot.name,
         "simulator": dict(config.session.simulator),

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.env import make_env
@@ -19,7 +19,7 @@ from robopolicy.evaluation.plots import error_by_dimension, refinement_curve, tr
 from robopolicy.evaluation.replay import replay_actor
 from robopolicy.evaluation.report import write_report
 from robopolicy.evaluation.video import record_episodes
-from robopolicy.registry import build, plain
+from robopolicy.registry import plain
 from robopolicy.rollout import Actor, ExpertActor, PolicyActor
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
@@ -199,14 +199,12 @@ def _evaluate(
 
 
 def _load(config: EvaluateConfig) -> Policy:
-    from robopolicy.learning.checkpoint import load
     from robopolicy.learning.train import choose_device
+    from robopolicy.steering.steer import load_acting
 
     assert config.checkpoint is not None
-    policy = load(config.checkpoint, device=choose_device(config.device))
-    if config.sampler is not None:
-        policy = policy.with_sampler(config.sampler)
-    return policy if config.steer is None else cast("Policy", build("steer", config.steer, policy=policy))
+    device = choose_device(config.device)
+    return load_acting(config.checkpoint, sampler=config.sampler, steer=config.steer, device=device)
 
 
 def _task(config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None) -> Task | None:

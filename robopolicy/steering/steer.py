@@ -15,8 +15,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from robopolicy.diffusion.corrector import Corrector
@@ -25,6 +26,7 @@ from robopolicy.diffusion.samplers import Sampler
 from robopolicy.errors import MissingCapability
 from robopolicy.policies.denoising import run_sampler
 from robopolicy.policies.policy import Generation, Policy, Request
+from robopolicy.registry import build
 
 
 @runtime_checkable
@@ -120,3 +122,19 @@ def denoises(policy: Policy) -> Denoises:
     if not isinstance(policy, Denoises):
         raise MissingCapability(f"{type(policy).__name__} has no denoiser to steer.")
     return cast(Denoises, policy)
+
+
+def load_acting(
+    checkpoint: str,
+    *,
+    sampler: Mapping[str, Any] | None = None,
+    steer: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> Policy:
+    """A checkpoint as it is to act: with another sampler, and with what steers it around it."""
+    from robopolicy.learning.checkpoint import load
+
+    policy = load(checkpoint, device=device)
+    if sampler is not None:
+        policy = policy.with_sampler(sampler)
+    return policy if steer is None else cast("Policy", build("steer", steer, policy=policy))

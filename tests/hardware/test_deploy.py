@@ -70,10 +70,14 @@ def test_episodes_are_run_recorded_and_gone_on_with(tmp_path: Path, mode: Any) -
     assert set(reason_names(int(recorded["reasons"].max()))) <= {
         "velocity", "acceleration", "starved", "early", "position", "stale_command",
     }  # fmt: skip
-    (second,) = deploy(dataclasses.replace(config, episodes=2, record=False), ask=Operator(), say=said.append)
+    costs = {"name": "costs", "smoothness": 0.5, "positions": {"columns": [0, 1], "key": "q"}}
+    steer = costs if mode == "chunks" else None
+    further = dataclasses.replace(config, episodes=2, record=False, steer=steer)
+    (second,) = deploy(further, ask=Operator(), say=said.append)
     assert second.seed == 3000001
     found = json.loads((tmp_path / "wire.json").read_text())["conditions"]["as is"]
     assert found["count"] == 2
+    assert found["settings"].get("steer", {}).get("name") == (steer and "costs")
     assert found["minus_in_simulator"]["pairs"] == 1
     assert found["minus_in_simulator"]["value"] == 0.0
 
@@ -139,7 +143,7 @@ def test_on_the_simulated_panda(tmp_path: Path) -> None:
         ),
     )
     (episode,) = deploy(config, say=lambda line: None)
-    assert episode.steps == 20 or episode.tripped
+    assert episode.steps >= 20 or episode.tripped  # a busy machine is late to notice the end
     recorded = EpisodeStore.open(tmp_path / "out" / "episodes.zarr").episode(0)
     cube = recorded["object-state"][:, :3]
     assert 0.001 < cube.std(axis=0).max() < 0.02  # noisy as asked
