@@ -154,7 +154,8 @@ class RobotLane(LaneVectorEnv):
         self._collect()
         state = link.observe()[-1]
         waypoints = self._map.waypoints(rows, state.q, dq=state.dq, dt_s=1e-9 * dt).rows
-        link.submit(ActionChunk(t_obs_ns=now, t0_ns=start, dt_ns=dt, actions=waypoints))
+        shown = start + round(1e9 * self._map.config.lag_s)
+        link.submit(ActionChunk(t_obs_ns=now, t0_ns=shown, dt_ns=dt, actions=waypoints))
         for index in range(len(rows)):
             seen = self._latest
             self._wait_until(start + (index + 1) * dt)
