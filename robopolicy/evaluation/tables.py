@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robopolicy.evaluation.check_tables import check_sections, markdown
 from robopolicy.evaluation.machine import describe
 from robopolicy.evaluation.plots import refinement_curves, success_by_demonstrations
 from robopolicy.evaluation.results import Cell, Plan, Section, successes
@@ -27,8 +28,12 @@ Wilson's; with one training seed it says nothing about other seeds. Cells withou
 """
 
 
-def write_page(plan: Plan, results: Results, path: str | Path) -> None:
-    """Write the page, with pictures beside it for sections against demonstrations."""
+def write_page(plan: Plan, results: Results, path: str | Path, checks: str | Path | None = None) -> None:
+    """Write the page, with pictures beside it for sections against demonstrations.
+
+    Args:
+        checks: directory of further measurements, which have their tables too.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [HEAD.format(title=plan.title, seeds=plan.seeds)]
@@ -45,6 +50,8 @@ def write_page(plan: Plan, results: Results, path: str | Path) -> None:
             picture = path.with_name(f"{_slug(section.title)}.png")
             success_by_demonstrations(curves, picture)
             parts.append(f"![{section.title}]({picture.name})\n")
+    if checks is not None:
+        parts.append(check_sections(checks))
     planned = plan.cells()
     done = [cell for cell in planned if cell in results]
     parts.append(f"## Files\n\n{len(done)} of {len(planned)} planned cells are run.\n")
@@ -73,7 +80,7 @@ def _success(section: Section, results: Results) -> str:
         first = cells[0]
         name = f"{first.label}, {first.evaluation}" if first.evaluation else first.label
         lines.append([first.task, name, str(first.demonstrations), *rates, overall[0] + partial, overall[1]])
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _curve(section: Section, results: Results) -> str:
@@ -85,7 +92,7 @@ def _curve(section: Section, results: Results) -> str:
         text = _text(interval_of(cells, results)) + (f" ({run} of {len(cells)} seeds)" if run else "")
         lines.setdefault((cells[0].task, cells[0].label), {})[cells[0].demonstrations] = text
     rows = [[*key, *(line.get(count, "") for count in counts)] for key, line in lines.items()]
-    return _markdown(["Task", "Policy", *(f"{count} demonstrations" for count in counts)], rows)
+    return markdown(["Task", "Policy", *(f"{count} demonstrations" for count in counts)], rows)
 
 
 def _refinement(section: Section, results: Results) -> str:
@@ -111,7 +118,7 @@ def _refinement(section: Section, results: Results) -> str:
         else:
             line += [NOT_RUN, "", "", "", ""]
         lines.append(line)
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _refined(section: Section) -> list[list[Cell]]:
@@ -172,7 +179,7 @@ def _files(cells: Sequence[Cell], results: Results) -> str:
                 describe(result["machine"]),
             ]
         )
-    return _markdown(["File", "Commit", "Date", "Training", "Evaluation, an episode", "Machine"], lines)
+    return markdown(["File", "Commit", "Date", "Training", "Evaluation, an episode", "Machine"], lines)
 
 
 def _count(cell: Cell, results: Results) -> str:
@@ -184,11 +191,6 @@ def _count(cell: Cell, results: Results) -> str:
 
 def _text(interval: Interval | None) -> str:
     return NOT_RUN if interval is None else str(interval)
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def _slug(title: str) -> str:

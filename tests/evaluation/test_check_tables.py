@@ -1,0 +1,40 @@
+"""Tables of the shipped measurements, and of small made-up ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from robopolicy.evaluation.check_tables import SECTIONS, check_sections
+
+SHIPPED = Path(__file__).parents[2] / "results" / "checks"
+
+
+def test_every_shipped_measurement_has_its_table() -> None:
+    page = check_sections(SHIPPED)
+    names = [path.stem for path in SHIPPED.glob("*.json")]
+    assert names
+    for name in names:
+        assert f"`checks/{name}.json`" in page, name
+        assert any(name.startswith(prefix) for prefix in SECTIONS), f"{name} has no table"
+
+
+def test_numbers_are_those_of_the_file(tmp_path: Path) -> None:
+    found = {
+        "count": 20,
+        "success": {"value": 0.75, "low": 0.5, "high": 0.9},
+        "tripped": 1,
+        "inference_ms": 12.4,
+        "minus_in_simulator": {"value": -0.25, "low": -0.43, "high": -0.08},
+        "last_run": {"commit": "abcdef012345", "dirty": False, "date": "2026-01-02T03:04:05"},
+    }
+    (tmp_path / "wire_lift.json").write_text(json.dumps({"conditions": {"late": found}}))
+    page = check_sections(tmp_path)
+    assert "| lift | late | 20 | 75.0% [50.0%, 90.0%] | -25.0 [-43.0, -8.0] | - | 12 | 1 |" in page
+    assert "(abcdef0, 2026-01-02)" in page
+
+
+def test_what_has_no_table_is_named_all_the_same(tmp_path: Path) -> None:
+    assert check_sections(tmp_path) == ""
+    (tmp_path / "new.json").write_text("{}")
+    assert "`checks/new.json` (unstamped)" in check_sections(tmp_path)
