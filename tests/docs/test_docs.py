@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from robopolicy import load
-from robopolicy.compose import compose
+from robopolicy.compose import compose, sweep
 from robopolicy.data.store import EpisodeStore
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.registry import parse
@@ -69,3 +70,29 @@ def test_commands_in_the_readme_exist() -> None:
         overrides = [word for word in words.split("#")[0].split() if "=" in word and not word.startswith("-")]
         if (ROOT / "configs" / f"{root}.yaml").exists() and "," not in words:
             compose(root, overrides)
+
+
+OWN = ("robot=so101", "robot=my_arm")
+"""What the reader of a page has made before."""
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every ``python scripts/...`` line of the pages, as (page, line)."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        name = str(page.relative_to(ROOT))
+        for block in blocks(name, "bash"):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(name, " ".join(line.split())) for line in lines if line.startswith("python scripts/")]
+    return [(page, line) for page, line in found if not any(own in line for own in OWN)]
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_what_people_are_told_to_type_is_understood(page: str, line: str) -> None:
+    """Groups, choices and settings of every documented command exist."""
+    script, *words = shlex.split(line.removeprefix("python scripts/"), comments=True)
+    if (ROOT / "configs" / script.replace(".py", ".yaml")).exists() and "--help" not in words:
+        for overrides in sweep([word for word in words if not word.startswith("-")]):
+            compose(script.removesuffix(".py"), overrides)
+    else:
+        assert (ROOT / "scripts" / script).is_file(), page
