@@ -14,13 +14,11 @@ from robopolicy.cli import command
 )
 def main(config: dict[str, Any]) -> None:
     """Write the page."""
-    from pathlib import Path
-
-    from robopolicy.evaluation.results import CHECKS, read_plan, read_results
+    from robopolicy.evaluation.results import read_plan, read_results
     from robopolicy.evaluation.tables import write_page
 
     plan, results = read_plan(config["plan"]), read_results(config["results"])
-    write_page(plan, results, config["out"], Path(config["results"]) / CHECKS)
+    write_page(plan, results, config["out"], config["results"])
     done = sum(cell in results for cell in plan.cells())
     print(f"{config['out']}: {done} of {len(plan.cells())} planned cells are run.")
 

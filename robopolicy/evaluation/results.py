@@ -22,9 +22,9 @@ from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import parse, plain
 
 FORMAT = 1
-BASES, BENCHMARK, CHECKS, TUNING = "bases", "benchmark", "checks", "tuning"
-"""Directories beside the result files: policies that are refined, speed, equality and safety, and what
-settings were chosen by (with its own plan and result files, on selection seeds)."""
+BASES, BENCHMARK, CHECKS, PIPELINES, TUNING = "bases", "benchmark", "checks", "pipeline", "tuning"
+"""Directories beside the result files: policies that are refined, speed, equality and safety, one checkpoint
+through everything, and what settings were chosen by (its own plan and result files, on selection seeds)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ def read_results(directory: str | Path) -> dict[Cell, dict[str, Any]]:
     found: dict[Cell, dict[str, Any]] = {}
     where: dict[Cell, Path] = {}
     for path in sorted(Path(directory).rglob("*.json")):
-        if path.relative_to(directory).parts[0] in (BASES, BENCHMARK, CHECKS, TUNING):
+        if path.relative_to(directory).parts[0] in (BASES, BENCHMARK, CHECKS, PIPELINES, TUNING):
             continue
         try:
             result = json.loads(path.read_text())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robopolicy.evaluation.check_tables import check_sections, markdown
 from robopolicy.evaluation.machine import describe
+from robopolicy.evaluation.pipeline import markdown as pipeline_table
 from robopolicy.evaluation.plots import refinement_curves, success_by_demonstrations
-from robopolicy.evaluation.results import Cell, Plan, Section, successes
+from robopolicy.evaluation.results import CHECKS, PIPELINES, Cell, Plan, Section, successes
 from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
 
 NOT_RUN = "not run"
@@ -28,11 +30,11 @@ Wilson's; with one training seed it says nothing about other seeds. Cells withou
 """
 
 
-def write_page(plan: Plan, results: Results, path: str | Path, checks: str | Path | None = None) -> None:
+def write_page(plan: Plan, results: Results, path: str | Path, root: str | Path | None = None) -> None:
     """Write the page, with pictures beside it for sections against demonstrations.
 
     Args:
-        checks: directory of further measurements, which have their tables too.
+        root: the results directory, whose pipelines and further measurements have their tables too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +52,9 @@ def write_page(plan: Plan, results: Results, path: str | Path, checks: str | Pat
             picture = path.with_name(f"{_slug(section.title)}.png")
             success_by_demonstrations(curves, picture)
             parts.append(f"![{section.title}]({picture.name})\n")
-    if checks is not None:
-        parts.append(check_sections(checks))
+    if root is not None:
+        parts += [_pipeline(file) for file in sorted(Path(root, PIPELINES).glob("*.json"))]
+        parts.append(check_sections(Path(root, CHECKS)))
     planned = plan.cells()
     done = [cell for cell in planned if cell in results]
     parts.append(f"## Files\n\n{len(done)} of {len(planned)} planned cells are run.\n")
@@ -180,6 +183,16 @@ def _files(cells: Sequence[Cell], results: Results) -> str:
             ]
         )
     return markdown(["File", "Commit", "Date", "Training", "Evaluation, an episode", "Machine"], lines)
+
+
+def _pipeline(file: Path) -> str:
+    values = json.loads(file.read_text())
+    made = f"{values['commit'][:7]}{' + changes' if values['dirty'] else ''}, {values['date'][:10]}"
+    return (
+        f"## One checkpoint through everything: {values['task']}\n\n{pipeline_table(values['stages'])}\n\n"
+        f"Differences in points, paired on the same report episodes [95%]. From "
+        f"`{PIPELINES}/{file.name}` ({made}).\n"
+    )
 
 
 def _count(cell: Cell, results: Results) -> str:
