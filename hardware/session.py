@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hardware.sim.process import Simulated
 
 _STREAMS_S = 3.0
+_ARM_TRIES, _ARM_PAUSE_S = 3, 0.5
 _REST_S = 3.0
 _HIGHEST_DOMAIN = 101
 
@@ -110,7 +111,7 @@ class Session:
                 self.link.clear(self.config.operator or self._ask("Your name, to clear the stop: "))
         if wait_for is not None:
             self._wait_for_streams(wait_for)
-        self.link.arm()
+        self._arm()
 
     def finish(self) -> None:
         """End an episode: brake and latch."""
@@ -149,6 +150,17 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _arm(self) -> None:
+        """Arm, again where it was refused without a stop: a busy machine may have been late once."""
+        for left in reversed(range(_ARM_TRIES)):
+            try:
+                self.link.arm()
+                return
+            except RobotError:
+                if not left or self.link.state is not LifeState.READ_ONLY:
+                    raise
+                time.sleep(_ARM_PAUSE_S)
 
     def _wait_for_streams(self, silent: Callable[[], list[str]]) -> None:
         deadline = time.monotonic() + _STREAMS_S

@@ -15,6 +15,7 @@ from hardware.executor import Executor, ExecutorConfig
 from hardware.lane import RobotLane
 from hardware.observe import Observer
 from hardware.record import EpisodeRecorder, reason_names
+from hardware.robot import RobotError
 from hardware.session import Session, SessionConfig
 from hardware.spec import LifeState, RobotSpec
 from robopolicy.data.store import EpisodeStore
@@ -77,6 +78,25 @@ def operator() -> Operator:
 def session(tmp_path: Path, operator: Operator) -> Iterator[Session]:
     with Session(robot(), tmp_path / "run", SessionConfig(), ask=operator) as session:
         yield session
+
+
+def test_arming_is_tried_again_but_not_for_ever(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm, refusals = session.link.arm, [2]
+
+    def late() -> None:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise RobotError("small cannot arm: the last observation is too old.")
+        arm()
+
+    monkeypatch.setattr(session.link, "arm", late)
+    session.reset(seed=0)
+    assert session.link.state is LifeState.RUNNING
+    session.finish()
+    refusals[0] = 99
+    with pytest.raises(RobotError, match="too old"):
+        session.reset(seed=1)
+    assert refusals[0] == 96
 
 
 def test_a_real_robot_needs_its_emergency_stop_acknowledged(tmp_path: Path) -> None:
@@ -157,7 +177,7 @@ def test_a_robot_is_evaluated_like_a_simulator(session: Session, tmp_path: Path,
     store = EpisodeStore.open(tmp_path / "robot.zarr")
     assert store.seeds.tolist() == [5, 6]
     episode = store.episode(0)
-    np.testing.assert_allclose(episode["q"][-1], GOAL, atol=0.05)
+    np.testing.assert_allclose(episode["q"][-1], GOAL, atol=0.1)
     np.testing.assert_allclose(episode["action"][7], GOAL, atol=1e-6)
     assert np.abs(episode["sent"][-1, :2] - GOAL).max() < 0.05
     lane.close()
