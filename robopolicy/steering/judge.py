@@ -12,6 +12,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from robopolicy.errors import ConfigError
 from robopolicy.policies.actor_critic import ActorCriticPolicy, load_value
 from robopolicy.policies.policy import Policy
+from robopolicy.registry import config_class
+from robopolicy.steering.ledger import Ledger
 from robopolicy.steering.steer import Steered
 
 Observation = Mapping[str, Tensor]
@@ -143,3 +146,28 @@ def judge_of(policy: Policy, path: str, critic: ActorCriticPolicy | None) -> Jud
             raise ConfigError("Steering by values needs steer.critic=outputs/... of scripts/train_value.py.")
         critic = load_value(path, device=policy.device)
     return Judge(policy, critic)
+
+
+class Judged(Steered):
+    """What all steering by values has: a judge, a ledger of what it saw, and texts for both."""
+
+    config: Any
+    judge: Judge
+    ledger: Ledger
+
+    def sit(self, config: Any, critic: ActorCriticPolicy | None) -> None:
+        """Put the critic, or that of the config's checkpoint, beside the wrapped policy."""
+        self.config, self.ledger = config, Ledger()
+        self.judge = judge_of(self.policy, config.critic, critic)
+        self.judge.around(self)
+
+    @classmethod
+    def of(cls, policy: Policy, critic: ActorCriticPolicy, **settings: Any) -> Self:
+        """``ValueGuided.of(policy, critic, candidates=16)``: settings are the fields of the config."""
+        make: Any = cls
+        made: Self = make(config_class(cls)(**settings), policy=policy, critic=critic)
+        return made
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """The policy's and the critic's."""
+        return self.judge.tokens(texts)

@@ -13,9 +13,7 @@ the best of the samples, and the one that Q values more is taken (as their mixtu
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,9 +23,7 @@ from robopolicy.errors import ConfigError
 from robopolicy.policies.actor_critic import ActorCriticPolicy
 from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import register
-from robopolicy.steering.judge import judge_of
-from robopolicy.steering.ledger import Ledger
-from robopolicy.steering.steer import Steered
+from robopolicy.steering.judge import Judged
 from robopolicy.steering.value_guided import candidates
 
 
@@ -50,26 +46,14 @@ class ValueClosedFormConfig:
 
 
 @register("steer", "value_closed_form")
-class ValueClosedForm(Steered):
+class ValueClosedForm(Judged):
     """The improved mean, or the best sample if its value is higher."""
 
     def __init__(
         self, config: ValueClosedFormConfig, *, policy: Policy, critic: ActorCriticPolicy | None = None
     ) -> None:
         super().__init__(policy)
-        self.config = config
-        self.judge = judge_of(policy, config.critic, critic)
-        self.judge.around(self)
-        self.ledger = Ledger()
-
-    @classmethod
-    def of(cls, policy: Policy, critic: ActorCriticPolicy, **settings: Any) -> Self:
-        """``ValueClosedForm.of(policy, critic, tau=0.1)``."""
-        return cls(ValueClosedFormConfig(**settings), policy=policy, critic=critic)
-
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        """The policy's and the critic's."""
-        return self.judge.tokens(texts)
+        self.sit(config, critic)
 
     def generate(self, observation: dict[str, Tensor], request: Request) -> Generation:
         """One chunk from K sampled ones.

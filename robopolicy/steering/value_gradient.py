@@ -8,9 +8,9 @@ clean estimate, scaled so that its largest row has length 1.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from robopolicy.errors import ConfigError
 from robopolicy.policies.actor_critic import ActorCriticPolicy
 from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import register
-from robopolicy.steering.judge import judge_of
-from robopolicy.steering.ledger import Ledger
+from robopolicy.steering.judge import Judged
 from robopolicy.steering.steer import SteeredField
 
 
@@ -43,7 +42,7 @@ class ValueGradientConfig:
 
 
 @register("steer", "value_gradient")
-class ValueGradient(SteeredField):
+class ValueGradient(Judged, SteeredField):
     """Follows the gradient of Q at every denoising step. At strength 0 it is the policy, bit for bit.
 
     Raises:
@@ -54,19 +53,7 @@ class ValueGradient(SteeredField):
         self, config: ValueGradientConfig, *, policy: Policy, critic: ActorCriticPolicy | None = None
     ) -> None:
         super().__init__(policy)
-        self.config = config
-        self.judge = judge_of(policy, config.critic, critic)
-        self.judge.around(self)
-        self.ledger = Ledger()
-
-    @classmethod
-    def of(cls, policy: Policy, critic: ActorCriticPolicy, **settings: Any) -> Self:
-        """``ValueGradient.of(policy, critic, strength=0.1)``."""
-        return cls(ValueGradientConfig(**settings), policy=policy, critic=critic)
-
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        """The policy's and the critic's."""
-        return self.judge.tokens(texts)
+        self.sit(config, critic)
 
     def field(self, observation: Mapping[str, Tensor], n: int = 1) -> Denoiser:
         """The wrapped policy's field, which climbs."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from robopolicy.errors import ConfigError
 from robopolicy.policies.actor_critic import ActorCriticPolicy
 from robopolicy.policies.policy import Generation, Policy, Request, draw
 from robopolicy.registry import register
-from robopolicy.steering.judge import judge_of
+from robopolicy.steering.judge import Judged
 from robopolicy.steering.ledger import Ledger
 from robopolicy.steering.steer import Steered
 
@@ -45,7 +45,7 @@ class ValueGuidedConfig:
 
 
 @register("steer", "value")
-class ValueGuided(Steered):
+class ValueGuided(Judged):
     """Draws K chunks and keeps one by its value. With one candidate it is the policy, bit for bit.
 
     Args:
@@ -57,19 +57,7 @@ class ValueGuided(Steered):
     ) -> None:
         fixed = config.candidates == 1
         super().__init__(policy, keeps=frozenset({"noise"} if fixed else ()))
-        self.config = config
-        self.judge = judge_of(policy, config.critic, critic)
-        self.judge.around(self)
-        self.ledger = Ledger()
-
-    @classmethod
-    def of(cls, policy: Policy, critic: ActorCriticPolicy, **settings: Any) -> Self:
-        """``ValueGuided.of(policy, critic, candidates=16)``."""
-        return cls(ValueGuidedConfig(**settings), policy=policy, critic=critic)
-
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        """The policy's and the critic's."""
-        return self.judge.tokens(texts)
+        self.sit(config, critic)
 
     def generate(self, observation: dict[str, Tensor], request: Request) -> Generation:
         """One of the candidates, the first of which has the noise of the request.
