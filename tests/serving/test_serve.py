@@ -58,7 +58,7 @@ def test_a_served_checkpoint_is_evaluated_by_its_address(
         assert "takes batch, n, noise, seed" in said
         monkeypatch.chdir(tmp_path)
         run("evaluate", f"checkpoint={address}", *settings)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # as Ctrl-C, and not ignored where tests run in the background
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert errors == "\nInterrupted.\n"
