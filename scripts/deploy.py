@@ -26,6 +26,9 @@ def main(config: dict[str, Any]) -> None:
 
     settings = parse(DeployConfig, config, "deploy")
     episodes = deploy(settings)
+    if not episodes:
+        print(f"All episodes are in {settings.results} already; more episodes=... go on.")
+        return
     won = sum(episode.success for episode in episodes)
     print(f"{won} of {len(episodes)} episodes succeeded: {wilson(won, len(episodes))} (95% Wilson).")
     if settings.record:

@@ -126,7 +126,7 @@ def _row(out: Path, stage: str, seconds: float, earlier: list[dict[str, Any]]) -
         "practised_steps": int(practised.get("env_steps", 0)),
         "imagined": bool(settings.get("env")) and bool(practised),
         "recorded_episodes": sum(len(EpisodeStore.open(store)) for store in (out / stage).glob("*.zarr")),
-        "seconds": seconds,
+        "seconds": max(seconds, _played(out / stage)),
         "solved": solved,
     }
 
@@ -143,6 +143,13 @@ def _solved(directory: Path) -> dict[str, bool]:
             f"{directory} has neither report/evaluation.json nor wire.json: a stage ends by measuring."
         )
     return {str(row.seed): row.success for row in Evaluation.load(directory / "report").rows}
+
+
+def _played(directory: Path) -> float:
+    """Seconds of a robot's episodes, which an interrupted command has played before."""
+    wire = directory / "wire.json"
+    conditions = json.loads(wire.read_text())["conditions"] if wire.is_file() else {}
+    return sum(row.get("seconds", 0.0) for found in conditions.values() for row in found["episodes"])
 
 
 def _gain(after: Mapping[str, bool], before: Mapping[str, bool]) -> dict[str, float] | None:
