@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from hardware.spec import RobotSpec, model_path
+from hardware.models import model_path
+from hardware.spec import RobotSpec
 from robopolicy.errors import ConfigError, unknown
 
 # Added to every margin: a straight line between two poses in joint space is curved in space.

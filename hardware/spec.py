@@ -323,26 +323,6 @@ class RobotSpec:
         return cls.from_dict(yaml.safe_load(path.read_text()))
 
 
-def model_path(model: str) -> Path:
-    """The file of a `RobotSpec.model`: its name in ``hardware/assets`` or ``envs/assets``, the path, or what
-    the first provider has.
-
-    Raises:
-        ConfigError: neither exists.
-    """
-    if not model.endswith(".xml"):
-        from hardware.models import find_model
-
-        return find_model(model).path
-    root = Path(__file__).resolve().parent.parent
-    homes = [root / package / "assets" for package in ("hardware", "envs")]
-    for path in (*(home / model for home in homes), Path(model)):
-        if path.is_file():
-            return path
-    known = (path.name for home in homes for path in home.glob("*.xml"))
-    raise ConfigError(f"{model!r} is no file. " + unknown("model", model, known))
-
-
 def _config_directory() -> Path:
     import robopolicy
 

@@ -119,17 +119,24 @@ class LaneVectorEnv(VectorEnv):
             raise ConfigError("Frames can be watched only with workers=0.")
         self._shard.frame_hook = hook
 
-    def reset(
-        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Reset the lanes in ``options["reset_mask"]`` (all by default); `seed` has one entry per lane."""
+    def asked_to_reset(
+        self, seed: int | Sequence[int] | None, options: dict[str, Any] | None
+    ) -> tuple[np.ndarray, list[int]]:
+        """Which lanes, bool `[B]`, and a seed for each; one number seeds them in a row, None at random."""
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)), bool)
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, int) else list(seed)
         if len(seeds) != self.num_envs or mask.shape != (self.num_envs,):
             raise ConfigError(f"reset needs one seed and one mask entry for each of {self.num_envs} lanes.")
-        chosen = {lane: int(seeds[lane]) for lane in np.flatnonzero(mask).tolist()}
+        return mask, [int(value) for value in seeds]
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reset the lanes in ``options["reset_mask"]`` (all by default); `seed` has one entry per lane."""
+        mask, seeds = self.asked_to_reset(seed, options)
+        chosen = {lane: seeds[lane] for lane in np.flatnonzero(mask).tolist()}
         seeds_of = [{lane: chosen[lane] for lane in part if lane in chosen} for part in self._all]
         died = self._call("reset", [(given,) for given in seeds_of])
         while died:  # nothing is lost by resetting again

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import mujoco
 import numpy as np
 
+from hardware.models import model_path
 from hardware.robots.unitree_g1 import MOTORS, WEIGHT_SLOT
 from hardware.robots.unitree_rpc import (
     CHECK_MODE,
@@ -36,7 +37,6 @@ from hardware.robots.unitree_rpc import (
     ZERO_TORQUE,
 )
 from hardware.sim.process import settings, ticks
-from hardware.spec import model_path
 from hardware.transport.dds import RELIABLE, SENSOR, STATE, Participant
 from hardware.transport.idl_unitree import LowCmd, LowState, Request, Response, ResponseHeader, ResponseStatus
 from hardware.transport.network import Network

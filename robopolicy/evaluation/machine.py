@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,17 @@ def stamp() -> dict[str, Any]:
         "versions": versions(),
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
+
+
+def print_or_write(module: str, measure: Callable[[str], Mapping[str, Any]], arguments: list[str]) -> None:
+    """``python -m <module> <run> [<file.json>]``: what is measured of a run, printed and perhaps written."""
+    if not 1 <= len(arguments) <= 2:
+        raise SystemExit(f"usage: python -m {module} <run> [<file.json>]")
+    text = json.dumps(measure(arguments[0]), indent=1) + "\n"
+    if len(arguments) == 2:
+        Path(arguments[1]).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments[1]).write_text(text)
+    print(text, end="")
 
 
 def _cpu_lines() -> dict[str, str]:

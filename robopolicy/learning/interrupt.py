@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
@@ -41,6 +41,21 @@ def interrupt_held(note: str = "") -> Iterator[None]:
             signal.signal(number, handler)
     if arrived:
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def saved_when_interrupted(save: Callable[[], None], where: Callable[[], str]) -> Iterator[None]:
+    """Save on Ctrl-C, say so, and let it through.
+
+    Args:
+        where: how far the run is, in words.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        save()
+        tqdm.write(f"Interrupted at {where()}: checkpoint saved. The same command resumes.")
+        raise
 
 
 class _AtOnce(BaseException):

@@ -19,7 +19,7 @@ from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.distributed import Ranks
 from robopolicy.learning.ema import EMAConfig, ema_decay, ema_update, shadow
-from robopolicy.learning.interrupt import interrupt_held
+from robopolicy.learning.interrupt import interrupt_held, saved_when_interrupted
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import dump_and_raise, refuse_broken
 from robopolicy.model import Model
@@ -150,40 +150,39 @@ class Trainer(Generic[M]):
         running: dict[str, Tensor] = {}
         policy.train()
         try:
-            while self.step < config.steps:
-                with interrupt_held():  # a checkpoint between two updates is the only exact one
-                    loss, logs = self._update()
-                    self.step += 1
-                for key, value in {"loss": loss, **logs}.items():
-                    running[key] = running.get(key, torch.zeros((), device=value.device)) + value.detach()
-                bar.update()
-                last = self.step == config.steps
-                if log and (self.step % config.log_every == 0 or last):
-                    count, elapsed = self.step - since_step, time.monotonic() - since
-                    row = {key: float(value) / count for key, value in running.items()}
-                    row["learning_rate"] = learning_rate(config, self.step - 1)
-                    row["samples_per_s"] = count * config.batch_size * self.ranks.world / elapsed
-                    total = sum(self._seconds.values()) or 1.0
-                    row |= {f"share_{name}": value / total for name, value in self._seconds.items()}
-                    bar.set_postfix(loss=f"{row['loss']:.4f}", samples_per_s=f"{row['samples_per_s']:.0f}")
-                    log.add(self.step, row)
-                    running, since_step, since = {}, self.step, time.monotonic()
-                if log and self.validation and (self.step % config.validate_every == 0 or last):
-                    log.add(self.step, {"validation_loss": self._validate()})
-                if (
-                    log
-                    and self.evaluate
-                    and config.evaluate_every
-                    and (self.step % config.evaluate_every == 0 or last)
-                ):
-                    log.add(self.step, self.evaluate(self.average))
-                if last or time.monotonic() - saved > config.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
-            tqdm.write(f"Interrupted at step {self.step}: checkpoint saved. The same command resumes.")
-            raise
+            with saved_when_interrupted(self.save, lambda: f"step {self.step}"):
+                while self.step < config.steps:
+                    with interrupt_held():  # a checkpoint between two updates is the only exact one
+                        loss, logs = self._update()
+                        self.step += 1
+                    for key, value in {"loss": loss, **logs}.items():
+                        running[key] = running.get(key, torch.zeros((), device=value.device)) + value.detach()
+                    bar.update()
+                    last = self.step == config.steps
+                    if log and (self.step % config.log_every == 0 or last):
+                        count, elapsed = self.step - since_step, time.monotonic() - since
+                        row = {key: float(value) / count for key, value in running.items()}
+                        row["learning_rate"] = learning_rate(config, self.step - 1)
+                        row["samples_per_s"] = count * config.batch_size * self.ranks.world / elapsed
+                        total = sum(self._seconds.values()) or 1.0
+                        row |= {f"share_{name}": value / total for name, value in self._seconds.items()}
+                        bar.set_postfix(
+                            loss=f"{row['loss']:.4f}", samples_per_s=f"{row['samples_per_s']:.0f}"
+                        )
+                        log.add(self.step, row)
+                        running, since_step, since = {}, self.step, time.monotonic()
+                    if log and self.validation and (self.step % config.validate_every == 0 or last):
+                        log.add(self.step, {"validation_loss": self._validate()})
+                    if (
+                        log
+                        and self.evaluate
+                        and config.evaluate_every
+                        and (self.step % config.evaluate_every == 0 or last)
+                    ):
+                        log.add(self.step, self.evaluate(self.average))
+                    if last or time.monotonic() - saved > config.checkpoint_seconds:
+                        self.save()
+                        saved = time.monotonic()
         finally:
             bar.close()
             if log:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from robopolicy.errors import CheckpointError
 from robopolicy.learning import checkpoint as ckpt
-from robopolicy.learning.interrupt import interrupt_held
+from robopolicy.learning.interrupt import interrupt_held, saved_when_interrupted
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import NotFiniteError, refuse_broken
 from robopolicy.policies.policy import Policy
@@ -92,44 +92,38 @@ class Refinement:
         )  # fmt: skip
         saved, since, since_step, means = time.monotonic(), time.monotonic(), self.env_steps, _Means()
         try:
-            while True:
-                last = self.env_steps >= config.steps
-                if self.env_steps >= self.checks * config.evaluate.every or (
-                    last and self.measured_at < self.env_steps
-                ):
-                    log.add(self.env_steps, self._check())
-                    refinement_curve(self.directory / "metrics.csv", self.directory / "refine.png")
-                last = last or (config.stop_at is not None and self.best >= config.stop_at)
-                last = last or self.distrusted >= TRUSTED
-                if last or time.monotonic() - saved > config.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
-                if last:
-                    break
-                before = self.env_steps
-                with interrupt_held(HOLDING):
-                    row = {"warmup": float(self.refiner.warming), **self.refiner.advance()}
-                    if self.imagined is not None:
-                        row |= self.imagined.statistics()
-                    self._refuse_broken(row)
-                for part in PARTS:
-                    self.seconds[part] += row.get(f"seconds_{part}", 0.0)
-                means.add(row)
-                bar.update(self.env_steps - before)
-                if self.env_steps - since_step >= config.log_every or self.env_steps >= config.steps:
-                    now = time.monotonic()
-                    shown = means.take()
-                    shown["steps_per_s"] = (self.env_steps - since_step) / (now - since)
-                    log.add(self.env_steps, shown)
-                    bar.set_postfix_str(self._line(shown), refresh=False)
-                    since, since_step = now, self.env_steps
-        except KeyboardInterrupt:
-            self.save()
-            tqdm.write(
-                f"Interrupted at environment step {self.env_steps}: checkpoint saved. "
-                "The same command resumes."
-            )
-            raise
+            with saved_when_interrupted(self.save, lambda: f"environment step {self.env_steps}"):
+                while True:
+                    last = self.env_steps >= config.steps
+                    if self.env_steps >= self.checks * config.evaluate.every or (
+                        last and self.measured_at < self.env_steps
+                    ):
+                        log.add(self.env_steps, self._check())
+                        refinement_curve(self.directory / "metrics.csv", self.directory / "refine.png")
+                    last = last or (config.stop_at is not None and self.best >= config.stop_at)
+                    last = last or self.distrusted >= TRUSTED
+                    if last or time.monotonic() - saved > config.checkpoint_seconds:
+                        self.save()
+                        saved = time.monotonic()
+                    if last:
+                        break
+                    before = self.env_steps
+                    with interrupt_held(HOLDING):
+                        row = {"warmup": float(self.refiner.warming), **self.refiner.advance()}
+                        if self.imagined is not None:
+                            row |= self.imagined.statistics()
+                        self._refuse_broken(row)
+                    for part in PARTS:
+                        self.seconds[part] += row.get(f"seconds_{part}", 0.0)
+                    means.add(row)
+                    bar.update(self.env_steps - before)
+                    if self.env_steps - since_step >= config.log_every or self.env_steps >= config.steps:
+                        now = time.monotonic()
+                        shown = means.take()
+                        shown["steps_per_s"] = (self.env_steps - since_step) / (now - since)
+                        log.add(self.env_steps, shown)
+                        bar.set_postfix_str(self._line(shown), refresh=False)
+                        since, since_step = now, self.env_steps
         finally:
             bar.close()
             log.close()

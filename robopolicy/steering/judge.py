@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError
 from robopolicy.policies.actor_critic import ActorCriticPolicy, load_value
-from robopolicy.policies.policy import Policy
+from robopolicy.policies.policy import Generation, Policy, Request, draw
 from robopolicy.registry import config_class
 from robopolicy.steering.ledger import Ledger
 from robopolicy.steering.steer import Steered
@@ -148,6 +150,22 @@ def judge_of(policy: Policy, path: str, critic: ActorCriticPolicy | None) -> Jud
     return Judge(policy, critic)
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """K chunks for each of N = B * n that are wanted, and what they are worth."""
+
+    made: Generation
+    """As the policy made them, `[N * K, Tp, Dz]`."""
+    code: Tensor
+    """`[N, K, Tp, Dz]`; the first of each K has the request's noise."""
+    values: Tensor
+    """`[N, K]`."""
+    seconds: float
+    """That the policy took."""
+    since: float
+    """When it was ready, by `time.perf_counter`."""
+
+
 class Judged(Steered):
     """What all steering by values has: a judge, a ledger of what it saw, and texts for both."""
 
@@ -160,6 +178,34 @@ class Judged(Steered):
         self.config, self.ledger = config, Ledger()
         self.judge = judge_of(self.policy, config.critic, critic)
         self.judge.around(self)
+
+    def propose(self, observation: dict[str, Tensor], request: Request, many: int) -> Proposal:
+        """Chunks to choose from, with their values; their spread goes into the ledger.
+
+        Raises:
+            MissingCapability: the noise is given, which leaves nothing to choose from.
+        """
+        if request.deterministic:
+            self.require("noise")
+        started = time.perf_counter()
+        noise, (batch, n) = request.noise, request.noise.shape[:2]
+        asked = request
+        if many > 1:
+            shape = (batch, n * (many - 1), *self.policy.noise_shape)
+            fresh = draw(shape, request.generator, noise.device)
+            noise = torch.cat([noise[:, :, None], fresh.unflatten(1, (n, many - 1))], 2)
+            asked = Request(noise.flatten(1, 2), request.generator)
+        made = self.policy.generate(self.judge.of_policy(observation), asked)
+        ready = time.perf_counter()
+        bound = self.judge.bind(observation, n * many)
+        encoded = bound.encode(made.code)
+        self.ledger.candidates(encoded.unflatten(0, (batch * n, many)), type(self.policy).__name__)
+        code, values = made.code.unflatten(0, (batch * n, many)), bound.q(encoded).view(batch * n, many)
+        return Proposal(made, code, values, ready - started, ready)
+
+    def spent(self, proposal: Proposal) -> None:
+        """Note the time of the policy, and of the values until now."""
+        self.ledger.seconds(policy=proposal.seconds, values=time.perf_counter() - proposal.since)
 
     @classmethod
     def of(cls, policy: Policy, critic: ActorCriticPolicy, **settings: Any) -> Self:

@@ -12,7 +12,6 @@ the best of the samples, and the one that Q values more is taken (as their mixtu
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,6 @@ from robopolicy.policies.actor_critic import ActorCriticPolicy
 from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import register
 from robopolicy.steering.judge import Judged
-from robopolicy.steering.value_guided import candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +59,16 @@ class ValueClosedForm(Judged):
         Raises:
             MissingCapability: the noise is given; the samples' spread needs more.
         """
-        if request.deterministic:
-            self.require("noise")
-        started = time.perf_counter()
-        many, (batch, n) = self.config.candidates, request.noise.shape[:2]
-        made = candidates(self, observation, request, many)
-        proposed = time.perf_counter()
-        among = self.judge.bind(observation, n * many)
-        encoded = among.encode(made.code)
-        self.ledger.candidates(encoded.unflatten(0, (batch * n, many)), type(self.policy).__name__)
-        values = among.q(encoded).view(batch * n, many)
-        code = made.code.unflatten(0, (batch * n, many))
-        alone = self.judge.bind(observation, n)
+        proposal = self.propose(observation, request, self.config.candidates)
+        code, values = proposal.code, proposal.values
+        alone = self.judge.bind(observation, request.noise.shape[1])
         mean = code.mean(1)
         before, slope = energy_and_slope(alone, mean)
         better = improved(mean, code - mean[:, None], slope, self.config.tau)
         reached = alone(better)
         best, index = values.max(1)
         taken = reached > best
-        rows = torch.arange(batch * n, device=index.device)
+        rows = torch.arange(len(index), device=index.device)
         self.ledger.add(
             {
                 "q_first": values[:, 0],
@@ -91,8 +80,9 @@ class ValueClosedForm(Judged):
                 "improved_taken": taken.float(),
             }
         )
-        self.ledger.seconds(policy=proposed - started, values=time.perf_counter() - proposed)
-        return Generation(code=torch.where(taken[:, None, None], better, code[rows, index]), calls=made.calls)
+        self.spent(proposal)
+        chosen = torch.where(taken[:, None, None], better, code[rows, index])
+        return Generation(code=chosen, calls=proposal.made.calls)
 
 
 def improved(mean: Tensor, deviations: Tensor, slope: Tensor, tau: float) -> Tensor:

@@ -19,7 +19,6 @@ from robopolicy.policies.policy import Generation, Policy, Request, draw
 from robopolicy.registry import register
 from robopolicy.steering.judge import Judged
 from robopolicy.steering.ledger import Ledger
-from robopolicy.steering.steer import Steered
 
 Rule = Literal["softmax", "argmax", "random"]
 
@@ -65,18 +64,10 @@ class ValueGuided(Judged):
         Raises:
             MissingCapability: the noise is given, which leaves nothing to choose from.
         """
-        if request.deterministic:
-            self.require("noise")
-        started = time.perf_counter()
-        many, (batch, n) = self.config.candidates, request.noise.shape[:2]
-        made = candidates(self, observation, request, many)
-        proposed = time.perf_counter()
-        bound = self.judge.bind(observation, n * many)
-        encoded = bound.encode(made.code)
-        self.ledger.candidates(encoded.unflatten(0, (batch * n, many)), type(self.policy).__name__)
-        values = bound.q(encoded).view(batch * n, many)
-        index = self._choose(values, request, batch, n)
-        rows = torch.arange(batch * n, device=index.device)
+        proposal = self.propose(observation, request, self.config.candidates)
+        values = proposal.values
+        index = self._choose(values, request)
+        rows = torch.arange(len(index), device=index.device)
         self.ledger.add(
             {
                 "q_first": values[:, 0],
@@ -86,11 +77,10 @@ class ValueGuided(Judged):
                 "q_deviation": values.std(1, correction=0),
             }
         )
-        self.ledger.seconds(policy=proposed - started, values=time.perf_counter() - proposed)
-        if many == 1:
-            return made
-        code = made.code.unflatten(0, (batch * n, many))
-        return Generation(code=code[rows, index], calls=made.calls)
+        self.spent(proposal)
+        if self.config.candidates == 1:
+            return proposal.made
+        return Generation(code=proposal.code[rows, index], calls=proposal.made.calls)
 
     def capped(self, seconds: float, latency: Callable[[Policy], float] | None = None) -> ValueGuided:
         """The same with as many candidates, halved again and again, as fit into `seconds` for one chunk.
@@ -116,7 +106,7 @@ class ValueGuided(Judged):
         steered.ledger = Ledger()
         return steered
 
-    def _choose(self, values: Tensor, request: Request, batch: int, n: int) -> Tensor:
+    def _choose(self, values: Tensor, request: Request) -> Tensor:
         """Which of the candidates, int64 `[B * n]`."""
         if self.config.candidates == 1 or self.config.rule == "argmax":
             return values.argmax(1)
@@ -125,23 +115,11 @@ class ValueGuided(Judged):
         else:
             chances = (standardised(values) / self.config.beta).softmax(1)
         # A uniform number for each chunk, made of a normal one: those come row by row from the generators.
-        normal = draw((batch, n), request.generator, values.device).flatten()
+        shape = (request.noise.shape[0], request.noise.shape[1])
+        normal = draw(shape, request.generator, values.device).flatten()
         level = torch.special.ndtr(normal.double())
         ladder = chances.double().cumsum(1)
         return (ladder < level[:, None] * ladder[:, -1:]).sum(1).clamp_max(values.shape[1] - 1)
-
-
-def candidates(steered: Steered, observation: dict[str, Tensor], request: Request, many: int) -> Generation:
-    """K chunks `[B * n * K, Tp, Dz]` of the wrapped policy; the first of each K has the request's noise."""
-    judge: Any = steered.get_submodule("judge")
-    policy, noise = steered.policy, request.noise
-    seen = judge.of_policy(observation)
-    if many == 1:
-        return policy.generate(seen, request)
-    batch, n = noise.shape[:2]
-    fresh = draw((batch, n * (many - 1), *policy.noise_shape), request.generator, noise.device)
-    noise = torch.cat([noise[:, :, None], fresh.unflatten(1, (n, many - 1))], 2)
-    return policy.generate(seen, Request(noise.flatten(1, 2), request.generator))
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from robopolicy.data.windows import Batch
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.evaluation.ranking import spearman
 from robopolicy.learning import checkpoint as ckpt
-from robopolicy.learning.interrupt import interrupt_held
+from robopolicy.learning.interrupt import interrupt_held, saved_when_interrupted
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import refuse_broken
 from robopolicy.learning.run import open_run
@@ -163,29 +163,26 @@ class ValueTrainer:
             total=config.steps, initial=self.step, desc="values", unit="step", disable=not self.progress
         )
         try:
-            while self.step < config.steps:
-                with interrupt_held():
-                    logs = self._update()
-                    self.step += 1
-                for key, value in logs.items():
-                    sums[key] = sums.get(key, torch.zeros((), device=value.device)) + value
-                    counts[key] = counts.get(key, 0) + 1
-                bar.update()
-                last = self.step == config.steps
-                if self.step % config.log_every == 0 or last:
-                    row = {key: float(value) / counts[key] for key, value in sums.items()}
-                    row["steps_per_s"] = (self.step - since_step) / (time.monotonic() - since)
-                    row |= self.validate()
-                    bar.set_postfix_str(f"q {row['q']:.3g}", refresh=False)
-                    log.add(self.step, row)
-                    sums, counts, since, since_step = {}, {}, time.monotonic(), self.step
-                if last or time.monotonic() - saved > config.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
-            tqdm.write(f"Interrupted at step {self.step}: checkpoint saved. The same command resumes.")
-            raise
+            with saved_when_interrupted(self.save, lambda: f"step {self.step}"):
+                while self.step < config.steps:
+                    with interrupt_held():
+                        logs = self._update()
+                        self.step += 1
+                    for key, value in logs.items():
+                        sums[key] = sums.get(key, torch.zeros((), device=value.device)) + value
+                        counts[key] = counts.get(key, 0) + 1
+                    bar.update()
+                    last = self.step == config.steps
+                    if self.step % config.log_every == 0 or last:
+                        row = {key: float(value) / counts[key] for key, value in sums.items()}
+                        row["steps_per_s"] = (self.step - since_step) / (time.monotonic() - since)
+                        row |= self.validate()
+                        bar.set_postfix_str(f"q {row['q']:.3g}", refresh=False)
+                        log.add(self.step, row)
+                        sums, counts, since, since_step = {}, {}, time.monotonic(), self.step
+                    if last or time.monotonic() - saved > config.checkpoint_seconds:
+                        self.save()
+                        saved = time.monotonic()
         finally:
             bar.close()
             log.close()

@@ -20,7 +20,7 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import split_episodes
 from robopolicy.env import RobotEnv, make_env
 from robopolicy.errors import RobopolicyError
-from robopolicy.evaluation.machine import stamp
+from robopolicy.evaluation.machine import print_or_write, stamp
 from robopolicy.registry import parse
 from robopolicy.task import Task
 from robopolicy.world.replay import Episode, Replay, replay
@@ -202,13 +202,7 @@ def _imagined(
 
 def main(arguments: list[str]) -> None:
     """Measure and print, or write to a file."""
-    if not 1 <= len(arguments) <= 2:
-        raise SystemExit("usage: python -m robopolicy.world.fidelity <run> [<file.json>]")
-    text = json.dumps(fidelity(arguments[0]), indent=1) + "\n"
-    if len(arguments) == 2:
-        Path(arguments[1]).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments[1]).write_text(text)
-    print(text, end="")
+    print_or_write("robopolicy.world.fidelity", fidelity, arguments)
 
 
 if __name__ == "__main__":

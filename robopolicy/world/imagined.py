@@ -100,16 +100,11 @@ class ImaginedVectorEnv(LaneVectorEnv):
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start the lanes in ``options["reset_mask"]`` (all by default) with recorded windows."""
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)), bool)
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
-        seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, int) else list(seed)
-        if len(seeds) != self.num_envs or mask.shape != (self.num_envs,):
-            raise ConfigError(f"reset needs one seed and one mask entry for each of {self.num_envs} lanes.")
+        mask, seeds = self.asked_to_reset(seed, options)
         lanes = np.flatnonzero(mask)
-        chosen = torch.tensor([self._choose(int(seeds[lane])) for lane in lanes], dtype=torch.int64)
+        chosen = torch.tensor([self._choose(seeds[lane]) for lane in lanes], dtype=torch.int64)
         for lane in lanes:
-            self._generators[lane].manual_seed(derive(int(seeds[lane]), "imagined"))
+            self._generators[lane].manual_seed(derive(seeds[lane], "imagined"))
         if len(lanes):
             starts, device, where = self._starts, self.world.device, torch.from_numpy(lanes)
             seen = {key: value[chosen].to(device) for key, value in starts.observation.items()}

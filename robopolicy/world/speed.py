@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from robopolicy.benchmark.timing import interleave
-from robopolicy.evaluation.machine import stamp
+from robopolicy.evaluation.machine import print_or_write, stamp
 from robopolicy.seeding import episode_seeds
 from robopolicy.vector import LaneVectorEnv
 from robopolicy.world.imagined import ImaginedVectorEnv
@@ -73,13 +72,7 @@ def _stepper(envs: LaneVectorEnv) -> Callable[[], None]:
 
 def main(arguments: list[str]) -> None:
     """Measure and print, or write to a file."""
-    if not 1 <= len(arguments) <= 2:
-        raise SystemExit("usage: python -m robopolicy.world.speed <run> [<file.json>]")
-    text = json.dumps(speed(arguments[0]), indent=1) + "\n"
-    if len(arguments) == 2:
-        Path(arguments[1]).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments[1]).write_text(text)
-    print(text, end="")
+    print_or_write("robopolicy.world.speed", speed, arguments)
 
 
 if __name__ == "__main__":

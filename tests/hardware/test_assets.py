@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from hardware.models import providers
+from hardware.models import model_path, providers
 from hardware.robots.unitree_g1 import MOTORS
-from hardware.spec import RobotSpec, model_path
+from hardware.spec import RobotSpec
 
 PAIRS = [("g1_sim", "g1.xml"), ("panda_sim", "panda.xml")]
 

@@ -7,8 +7,7 @@ from types import ModuleType, SimpleNamespace
 import mujoco
 import pytest
 
-from hardware.models import find_model, main, providers
-from hardware.spec import model_path
+from hardware.models import find_model, main, model_path, providers
 from robopolicy.errors import ConfigError
 
 ARM = "<mujoco><worldbody><body name='{}'><geom size='1'/></body></worldbody></mujoco>"

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hardware.spec import Box, GuardConfig, JointSpec, RobotSpec, model_path
+from hardware.models import model_path
+from hardware.spec import Box, GuardConfig, JointSpec, RobotSpec
 from robopolicy.errors import ConfigError
 from tests.hardware.fakes import small_spec
 

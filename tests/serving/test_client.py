@@ -180,7 +180,9 @@ def test_a_copy_connects_for_itself() -> None:
 @pytest.mark.filterwarnings(r"ignore:connect\(\) must be used as a context manager")
 def test_openpis_own_client_unchanged_talks_to_our_server() -> None:
     theirs = pytest.importorskip(
-        "openpi_client.websocket_client_policy", reason="openpi-client is not installed", exc_type=ImportError
+        "openpi_client.websocket_client_policy",
+        reason="compares with openpi's own client: pip install --no-deps openpi-client",
+        exc_type=ImportError,
     )
     with running(Sums(), token="secret") as address:
         host, port = address.removeprefix("ws://").split(":")

@@ -61,7 +61,9 @@ def test_bytes_of_a_message() -> None:
 
 def test_openpi_client_packs_and_unpacks_the_same() -> None:
     theirs = pytest.importorskip(
-        "openpi_client.msgpack_numpy", reason="openpi-client is not installed", exc_type=ImportError
+        "openpi_client.msgpack_numpy",
+        reason="compares with openpi's own client: pip install --no-deps openpi-client",
+        exc_type=ImportError,
     )
     value = {"a": np.arange(6, dtype=">f4").reshape(2, 3), "b": np.int16(3), "prompt": "do it", "c": [1, 2.5]}
     assert theirs.packb(value) == pack(value)

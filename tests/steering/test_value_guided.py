@@ -63,7 +63,7 @@ def test_the_best_of_the_candidates_is_picked() -> None:
 def chosen(rule: str, beta: float, values: torch.Tensor) -> torch.Tensor:
     steered = ValueGuided.of(astray(), critic(), candidates=values.shape[1], rule=rule, beta=beta)
     request = Request(torch.zeros(len(values), 1, 4, 2), torch.Generator().manual_seed(0))
-    return torch.bincount(steered._choose(values, request, len(values), 1), minlength=values.shape[1])
+    return torch.bincount(steered._choose(values, request), minlength=values.shape[1])
 
 
 def test_softmax_chooses_as_often_as_it_should_whatever_the_unit_of_values() -> None:
