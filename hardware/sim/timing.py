@@ -118,11 +118,9 @@ def drive(network: Network, seconds: float) -> dict[str, Any]:
         ended = link.ticks()[-1]
     return {
         **result,
-        **stamp(),
         "missed_ticks": ended["missed"] - begun["missed"],
         "guard": ended["counters"],
         "latched": ended["latched"],
-        "cpus": os.cpu_count(),
         "machine_load": [load, os.getloadavg()[0]],
     }
 
@@ -159,7 +157,7 @@ def main() -> None:
     else:
         print(READY, flush=True)
         result = observe(network, arguments.seconds)
-    json.dump(result, sys.stdout)
+    json.dump({**stamp(), **result}, sys.stdout)
     print(flush=True)
 
 
