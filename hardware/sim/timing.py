@@ -2,6 +2,7 @@
 
     python -m hardware.sim.timing --domain 7 --seconds 60           # of whatever runs on that domain
     python -m hardware.sim.timing --domain 7 --seconds 60 --drive   # starts and drives a simulated G1
+    python -m hardware.sim.timing --seconds 60 --drive --checkpoint ... # and a policy works beside it
 
 Times are those at which messages were sent, which DDS carries with them; sender and receiver share a clock
 when they are on one machine.
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +91,16 @@ def observe(network: Network, seconds: float) -> dict[str, Any]:
     return {**summarise(states, commands[commands >= first]), "rejected": rejected}
 
 
-def drive(network: Network, seconds: float) -> dict[str, Any]:
+def drive(network: Network, seconds: float, checkpoint: str = "") -> dict[str, Any]:
     """A simulated G1, its control process and chunks of slow motions from here, watched by another process.
 
+    A checkpoint's policy samples before every chunk, for its load on the machine; what it says is not sent.
     The guard's counters and the control process' own count of missed ticks are beside what was seen.
     """
     spec = RobotSpec.load("g1_sim")
     spec = spec.replace(driver={**spec.driver, "network": {"domain": network.domain}})
     domain = f"--domain={network.domain}"
+    sample = _sampler(checkpoint) if checkpoint else float
     with (
         Simulated("hardware.sim.g1", domain),
         tempfile.TemporaryDirectory(prefix="robopolicy_", dir=default_directory()) as name,
@@ -107,7 +111,7 @@ def drive(network: Network, seconds: float) -> dict[str, Any]:
         load = os.getloadavg()[0]
         begun = link.ticks()[-1]
         over = threading.Event()
-        policy = threading.Thread(target=_act, args=(link, hold, over))
+        policy = threading.Thread(target=_act, args=(link, hold, over, sample))
         policy.start()
         try:
             with Simulated("hardware.sim.timing", domain, f"--seconds={seconds}") as observer:
@@ -125,8 +129,17 @@ def drive(network: Network, seconds: float) -> dict[str, Any]:
     }
 
 
-def _act(link: RobotLink, hold: np.ndarray, over: threading.Event) -> None:
+def _sampler(checkpoint: str) -> Callable[[], object]:
+    from robopolicy.benchmark.learning import observation
+    from robopolicy.learning.checkpoint import load
+
+    policy = load(checkpoint)
+    return lambda: policy.sample(observation(policy, 1))
+
+
+def _act(link: RobotLink, hold: np.ndarray, over: threading.Event, sample: Callable[[], object]) -> None:
     while not over.wait(_CHUNK_S):
+        sample()
         link.submit(_swing(link.spec, hold))
 
 
@@ -150,10 +163,11 @@ def main() -> None:
     parser.add_argument("--domain", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--drive", action="store_true")
+    parser.add_argument("--checkpoint", default="", help="policy that samples five times a second")
     arguments = parser.parse_args()
     network = Network(domain=arguments.domain)
     if arguments.drive:
-        result = drive(network, arguments.seconds)
+        result = drive(network, arguments.seconds, arguments.checkpoint)
     else:
         print(READY, flush=True)
         result = observe(network, arguments.seconds)
