@@ -130,11 +130,11 @@ def drive(network: Network, seconds: float, checkpoint: str = "") -> dict[str, A
 
 
 def _sampler(checkpoint: str) -> Callable[[], object]:
-    from robopolicy.benchmark.learning import observation
+    from robopolicy.evaluation.cost import blank_observation
     from robopolicy.learning.checkpoint import load
 
     policy = load(checkpoint)
-    return lambda: policy.sample(observation(policy, 1))
+    return lambda: policy.sample(blank_observation(policy))
 
 
 def _act(link: RobotLink, hold: np.ndarray, over: threading.Event, sample: Callable[[], object]) -> None:

@@ -13,6 +13,7 @@ from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
+from robopolicy.evaluation.cost import blank_observation
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer
 from robopolicy.policies.denoising import DenoisingPolicy
@@ -137,7 +138,7 @@ def families(
             {
                 "policy": name,
                 "parameters": sum(p.numel() for p in policy.parameters()),
-                "calls": policy.sample(observation(policy, 1)).calls,
+                "calls": policy.sample(blank_observation(policy, 1)).calls,
                 "batch": int(batch),
                 "ms": found,
                 "chunks_per_s": int(batch) / found["p50"] * 1e3,
@@ -234,16 +235,8 @@ def _sample(policy: DenoisingPolicy, solver: str, steps: int, batch: int) -> Cal
 
 
 def _calling(policy: Policy, batch: int) -> Callable[[], object]:
-    seen = observation(policy, batch)
+    seen = blank_observation(policy, batch)
     return lambda: policy.sample(seen).actions
-
-
-def observation(policy: Policy, batch: int) -> dict[str, np.ndarray]:
-    """Zeros for all that a policy observes, `[B, To, ...]`."""
-    return {
-        key: np.zeros((batch, policy.obs_horizon, *o.shape), np.float32)
-        for key, o in policy.spec.observations.items()
-    }
 
 
 def _finish(result: object) -> object:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from websockets.asyncio.client import connect
 
-from robopolicy.benchmark.learning import observation, prepared
+from robopolicy.benchmark.learning import prepared
 from robopolicy.benchmark.timing import summary
+from robopolicy.evaluation.cost import blank_observation
 from robopolicy.learning.checkpoint import load, save_checkpoint
 from robopolicy.policies.policy import Policy
 from robopolicy.serving.announcement import KEY
@@ -46,7 +47,7 @@ def serving(data: Path, directory: Path, *, device: str, seconds: float, rounds:
         policy = load(directory / f"{name}-served")
         with _server(directory / f"{name}-served", torch.get_num_threads()) as address:
             ways: dict[int, Timed] = {HERE: _here(policy)}
-            seen = {key: value[0] for key, value in observation(policy, 1).items()}
+            seen = {key: value[0] for key, value in blank_observation(policy, 1).items()}
             with PolicyClient(address) as client:
                 ways[1] = _one(client, seen)
                 for clients in CLIENTS[1:]:
@@ -76,7 +77,7 @@ def _measure(name: str, ways: dict[int, Timed], *, seconds: float, rounds: int) 
 
 
 def _here(policy: Policy) -> Timed:
-    generator, seen = torch.Generator().manual_seed(0), observation(policy, 1)
+    generator, seen = torch.Generator().manual_seed(0), blank_observation(policy, 1)
     return lambda seconds: _repeat(lambda: policy.sample(seen, generator=generator), seconds)
 
 

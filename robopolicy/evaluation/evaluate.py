@@ -147,6 +147,17 @@ class Evaluation:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What `measure` returns."""
+
+    evaluation: Evaluation
+    sampling: Mapping[str, float] | None = None
+    """What a chunk costs (`sampling_cost`), of a policy."""
+    coverage: Mapping[str, Any] | None = None
+    """Routes taken (`Coverage.to_dict`), where they were asked for."""
+
+
 def evaluate(
     actor: Actor,
     task: Task,

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from robopolicy.compose import compose
 from robopolicy.errors import ConfigError
 from robopolicy.evaluation.collect import collect
-from robopolicy.evaluation.evaluate import Evaluation
 from robopolicy.evaluation.plots import read_series
 from robopolicy.evaluation.results import Cell, read_plan, write_result
-from robopolicy.evaluation.run import EvaluateConfig, measure
+from robopolicy.evaluation.run import EvaluateConfig, Measured, measure
 from robopolicy.registry import parse, plain
 from robopolicy.task import Task
 
@@ -73,12 +72,12 @@ def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -
     settings, trained = _train(cell, demonstrations, config)
     if cell.keep:
         _keep(settings.directory, Path(config.results) / cell.kept)
-    evaluation = _measure(settings.directory, cell, config)
+    measured = _measure(settings.directory, cell, config)
     seconds = {} if trained is None else {"train": trained}
-    write_result(target, cell, evaluation=evaluation, config=plain(settings), wall_seconds=seconds)
+    write_result(target, cell, measured, config=plain(settings), wall_seconds=seconds)
 
 
-def _measure(checkpoint: Path, cell: Cell, config: RunPlanConfig) -> Evaluation:
+def _measure(checkpoint: Path, cell: Cell, config: RunPlanConfig) -> Measured:
     words = [
         f"checkpoint={checkpoint}",
         f"device={config.device}",
@@ -87,9 +86,9 @@ def _measure(checkpoint: Path, cell: Cell, config: RunPlanConfig) -> Evaluation:
         f"workers={config.workers}",
         *cell.evaluation_settings,
     ]
-    evaluation = measure(parse(EvaluateConfig, compose("evaluate", words), "evaluate"))
-    print(evaluation.summary(), flush=True)
-    return evaluation
+    measured = measure(parse(EvaluateConfig, compose("evaluate", words), "evaluate"))
+    print(measured.evaluation.summary(), flush=True)
+    return measured
 
 
 def _refine(cell: Cell, target: Path, config: RunPlanConfig) -> None:
@@ -115,7 +114,7 @@ def _refine(cell: Cell, target: Path, config: RunPlanConfig) -> None:
     steps, rates = read_series(run / "metrics.csv")["success"]
     summary = json.loads((run / "refine.json").read_text())
     write_result(
-        target, cell, evaluation=_measure(run / "best", cell, config), config=plain(refinement.config),
+        target, cell, _measure(run / "best", cell, config), config=plain(refinement.config),
         wall_seconds=refinement.seconds, refinement={**summary, "curve": {"steps": steps, "success": rates}},
     )  # fmt: skip
 

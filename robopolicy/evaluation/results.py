@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.evaluation.evaluate import Evaluation
+from robopolicy.evaluation.evaluate import Measured
 from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import parse, plain
 
@@ -128,9 +128,9 @@ class Section:
 
     title: str
     rows: tuple[Row, ...]
-    table: Literal["success", "demonstrations", "refinement"] = "success"
-    """A line for each task with all seeds, success against the number of demonstrations, or what refinement
-    gained and cost."""
+    table: Literal["success", "comparison", "demonstrations", "refinement"] = "success"
+    """A line for each policy with all seeds; the same with routes and costs; success against the number of
+    demonstrations; or what refinement gained and cost."""
     note: str = ""
 
 
@@ -162,8 +162,8 @@ def read_plan(path: str | Path) -> Plan:
 def write_result(
     path: str | Path,
     cell: Cell,
+    measured: Measured,
     *,
-    evaluation: Evaluation,
     config: Mapping[str, Any],
     wall_seconds: Mapping[str, float],
     refinement: Mapping[str, Any] | None = None,
@@ -178,13 +178,13 @@ def write_result(
     result = {
         "format": FORMAT,
         "cell": plain(asdict(cell)),
-        "evaluation": evaluation.to_dict(),
+        "evaluation": measured.evaluation.to_dict(),
         "config": plain(config),
-        "wall_seconds": {**wall_seconds, "evaluate": evaluation.wall_seconds},
+        "wall_seconds": {**wall_seconds, "evaluate": measured.evaluation.wall_seconds},
         **stamp(),
     }
-    if refinement is not None:
-        result["refinement"] = plain(refinement)
+    extra = {"sampling": measured.sampling, "coverage": measured.coverage, "refinement": refinement}
+    result |= {key: plain(value) for key, value in extra.items() if value is not None}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

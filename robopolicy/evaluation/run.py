@@ -13,8 +13,8 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.evaluation.baselines import BASELINES, baseline
-from robopolicy.evaluation.coverage import STARTS, coverage
-from robopolicy.evaluation.evaluate import Evaluation, evaluate
+from robopolicy.evaluation.coverage import STARTS, Coverage, coverage
+from robopolicy.evaluation.evaluate import Evaluation, Measured, evaluate
 from robopolicy.evaluation.plots import error_by_dimension, refinement_curve, training_curve
 from robopolicy.evaluation.replay import replay_actor
 from robopolicy.evaluation.report import write_report
@@ -150,13 +150,9 @@ def run_evaluation(
         (directory / "steering.json").write_text(json.dumps(ledger.report(), indent=1) + "\n")
         print(f"Steering: {ledger}")
     if policy is not None and config.coverage:
-        starts = episode_seeds(config.block, STARTS, config.offset)
-        measured = coverage(
-            lambda repetition: PolicyActor(policy, repetition=repetition), task, starts,
-            repetitions=config.coverage, workers=config.workers,
-        )  # fmt: skip
-        measured.save(directory)
-        print(measured.summary())
+        covered = _coverage(config, policy, task)
+        covered.save(directory)
+        print(covered.summary())
     video = _film(actor, evaluation, config.video, directory / "episodes.mp4") if config.video else None
     if run is not None and (run / "metrics.csv").is_file():
         step = policy.provenance.step if policy is not None else 0
@@ -171,8 +167,8 @@ def run_evaluation(
     return Outcome(directory=directory, evaluation=evaluation, offline=offline)
 
 
-def measure(config: EvaluateConfig, *, progress: bool = True) -> Evaluation:
-    """The table alone, without files, video and report.
+def measure(config: EvaluateConfig, *, progress: bool = True) -> Measured:
+    """The numbers alone, without files, video and report.
 
     Raises:
         ConfigError: there is no task.
@@ -181,7 +177,21 @@ def measure(config: EvaluateConfig, *, progress: bool = True) -> Evaluation:
     task = _task(config, policy, None)
     if task is None:
         raise ConfigError(f"{config.name} has no task: give task=...")
-    return _evaluate(config, policy, None, task, progress)[1]
+    evaluation = _evaluate(config, policy, None, task, progress)[1]
+    if policy is None:
+        return Measured(evaluation=evaluation)
+    from robopolicy.evaluation.cost import sampling_cost
+
+    covered = _coverage(config, policy, task).to_dict() if config.coverage else None
+    return Measured(evaluation=evaluation, sampling=sampling_cost(policy), coverage=covered)
+
+
+def _coverage(config: EvaluateConfig, policy: Policy, task: Task) -> Coverage:
+    starts = episode_seeds(config.block, STARTS, config.offset)
+    return coverage(
+        lambda repetition: PolicyActor(policy, repetition=repetition), task, starts,
+        repetitions=config.coverage, workers=config.workers,
+    )  # fmt: skip
 
 
 def _evaluate(

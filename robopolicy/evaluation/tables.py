@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from robopolicy.evaluation.check_tables import check_sections, markdown
 from robopolicy.evaluation.machine import describe
 from robopolicy.evaluation.pipeline import markdown as pipeline_table
-from robopolicy.evaluation.plots import refinement_curves, success_by_demonstrations
+from robopolicy.evaluation.plots import pipeline_stages, refinement_curves, success_by_demonstrations
 from robopolicy.evaluation.results import CHECKS, PIPELINES, Cell, Plan, Section, successes
 from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
 
@@ -53,7 +54,7 @@ def write_page(plan: Plan, results: Results, path: str | Path, root: str | Path 
             success_by_demonstrations(curves, picture)
             parts.append(f"![{section.title}]({picture.name})\n")
     if root is not None:
-        parts += [_pipeline(file) for file in sorted(Path(root, PIPELINES).glob("*.json"))]
+        parts += [_pipeline(file, path.parent) for file in sorted(Path(root, PIPELINES).glob("*.json"))]
         parts.append(check_sections(Path(root, CHECKS)))
     planned = plan.cells()
     done = [cell for cell in planned if cell in results]
@@ -84,6 +85,42 @@ def _success(section: Section, results: Results) -> str:
         name = f"{first.label}, {first.evaluation}" if first.evaluation else first.label
         lines.append([first.task, name, str(first.demonstrations), *rates, overall[0] + partial, overall[1]])
     return markdown(head, lines)
+
+
+def _comparison(section: Section, results: Results) -> str:
+    """Policies side by side: success, the share of the possible routes they use, what they cost."""
+    head = ["Task", "Policy", "Seeds", "All seeds [95%]", "Entropy of routes (expert)", "Routes"]
+    head += ["Network calls", "ms a chunk", "Training", "Parameters"]
+    lines = []
+    for cells in _groups(section):
+        first, run = cells[0], [results[cell] for cell in cells if cell in results]
+        line = [first.task, f"{first.label}, {first.evaluation}" if first.evaluation else first.label]
+        line.append(", ".join(_count(cell, results) for cell in cells))
+        line.append(_text(interval_of(cells, results)))
+        covered = [result["coverage"] for result in run if "coverage" in result]
+        line += (
+            [
+                f"{_mean(covered, 'entropy'):.2f} ({_mean(covered, 'expert_entropy'):.2f})",
+                f"{_mean(covered, 'routes_found'):.0f} of {covered[0]['possible']}",
+            ]
+            if covered
+            else ["", ""]
+        )
+        costs = [result["sampling"] for result in run if "sampling" in result]
+        line += (
+            [f"{_mean(costs, 'calls'):.0f}", f"{statistics.median(c['ms'] for c in costs):.1f}"]
+            if costs
+            else ["", ""]
+        )
+        trained = [r["wall_seconds"]["train"] for r in run if "train" in r["wall_seconds"]]
+        line.append(f"{statistics.median(trained) / 60:.0f} min" if trained else "")
+        line.append(f"{costs[0]['parameters'] / 1e6:.2f} M" if costs else "")
+        lines.append(line)
+    return markdown(head, lines)
+
+
+def _mean(rows: Sequence[Mapping[str, float]], key: str) -> float:
+    return statistics.fmean(row[key] for row in rows)
 
 
 def _curve(section: Section, results: Results) -> str:
@@ -185,11 +222,14 @@ def _files(cells: Sequence[Cell], results: Results) -> str:
     return markdown(["File", "Commit", "Date", "Training", "Evaluation, an episode", "Machine"], lines)
 
 
-def _pipeline(file: Path) -> str:
+def _pipeline(file: Path, beside: Path) -> str:
     values = json.loads(file.read_text())
+    title = f"One checkpoint through everything: {values['task']}"
+    picture = beside / f"{_slug(title)}.png"
+    pipeline_stages(values["stages"], picture)
     made = f"{values['commit'][:7]}{' + changes' if values['dirty'] else ''}, {values['date'][:10]}"
     return (
-        f"## One checkpoint through everything: {values['task']}\n\n{pipeline_table(values['stages'])}\n\n"
+        f"## {title}\n\n{pipeline_table(values['stages'])}\n\n![{title}]({picture.name})\n\n"
         f"Differences in points, paired on the same report episodes [95%]. From "
         f"`{PIPELINES}/{file.name}` ({made}).\n"
     )
@@ -210,4 +250,4 @@ def _slug(title: str) -> str:
     return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
 
-TABLES = {"success": _success, "demonstrations": _curve, "refinement": _refinement}
+TABLES = {"success": _success, "comparison": _comparison, "demonstrations": _curve, "refinement": _refinement}

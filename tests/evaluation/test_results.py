@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.evaluation.evaluate import EpisodeRow, Evaluation
+from robopolicy.evaluation.evaluate import EpisodeRow, Evaluation, Measured
 from robopolicy.evaluation.machine import commit, describe, machine, versions
 from robopolicy.evaluation.results import Cell, read_plan, read_results, successes, write_result
 from robopolicy.evaluation.tables import write_page
@@ -38,7 +38,7 @@ def _evaluation(successes: int, episodes: int = 50) -> Evaluation:
 
 def _write(root: Path, cell: Cell, count: int) -> None:
     write_result(
-        root / cell.file, cell, evaluation=_evaluation(count), config={"seed": cell.seed},
+        root / cell.file, cell, Measured(evaluation=_evaluation(count)), config={"seed": cell.seed},
         wall_seconds={"train": 12.0},
     )  # fmt: skip
 
@@ -160,7 +160,7 @@ sections:
         write_result(
             tmp_path / cell.file,
             cell,
-            evaluation=_evaluation(40),
+            Measured(evaluation=_evaluation(40)),
             config={},
             wall_seconds={},
             refinement=record,
@@ -172,3 +172,31 @@ sections:
     assert "| 50k/–; 50k/– | 200k, 200k | 10, 3, 5 |" in page
     assert "| lift | dsrl | 20/50 | not run | not run |" in page
     assert (tmp_path / "refined.png").stat().st_size > 1000
+
+
+def test_policies_stand_side_by_side_with_routes_and_costs(tmp_path: Path) -> None:
+    plan = """
+sections:
+  - title: Compared
+    table: comparison
+    rows:
+      - task: [avoidance]
+        policy: diffusion
+        demonstrations: [9]
+        seeds: [0, 1]
+        evaluations: {"": [], "3 steps": []}
+"""
+    (tmp_path / "plan.yaml").write_text(plan)
+    cells = read_plan(tmp_path / "plan.yaml").cells()
+    for cell, entropy in zip(cells[:2], (0.5, 0.7), strict=True):
+        measured = Measured(
+            evaluation=_evaluation(40),
+            sampling={"parameters": 1_500_000, "calls": 16, "ms": 5.0 + cell.seed},
+            coverage={"entropy": entropy, "expert_entropy": 0.88, "routes_found": 20, "possible": 24},
+        )
+        write_result(tmp_path / cell.file, cell, measured, config={}, wall_seconds={"train": 120.0})
+    write_page(read_plan(tmp_path / "plan.yaml"), read_results(tmp_path), tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    assert "| avoidance | diffusion | 40/50, 40/50 | 80.0%" in page
+    assert "| 0.60 (0.88) | 20 of 24 | 16 | 5.5 | 2 min | 1.50 M |" in page
+    assert "| avoidance | diffusion, 3 steps | not run, not run | not run |" in page
