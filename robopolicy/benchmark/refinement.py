@@ -91,6 +91,7 @@ def refinement(*, device: str, seconds: float, rounds: int) -> list[dict[str, An
             {
                 "ours": functools.partial(ours.update, rollout),
                 "straightforward": functools.partial(Straightforward(other).update, rollout),
+                "network": functools.partial(_tuned_network, other, rollout),
             },
             seconds=seconds,
             rounds=rounds,
@@ -163,6 +164,16 @@ class Straightforward:
         tuned = refiner._mean(refiner.tuned.late(condition), before, step)
         mean = torch.where((step >= refiner.first)[:, None, None], tuned, frozen)
         return refiner._density(mean, after, stage)
+
+
+def _tuned_network(refiner: DPPO, rollout: Rollout) -> None:
+    """The part that no form can do without: the tuned network forward and backward on every pair."""
+    stages, batch = refiner.stages, refiner.config.batch_size
+    for pair in torch.arange(len(rollout.condition) * stages, device=rollout.condition.device).split(batch):
+        chunk, stage = torch.div(pair, stages, rounding_mode="floor"), pair % stages
+        condition = refiner.tuned.late(rollout.condition[chunk])
+        mean = refiner._mean(condition, rollout.trace[chunk, stage], stage + refiner.first)
+        mean.square().mean().backward()
 
 
 def _refiner(network: Mapping[str, Any], config: DPPOConfig, device: str) -> DPPO:
