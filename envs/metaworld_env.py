@@ -68,6 +68,7 @@ class MetaworldEnv(RobotEnv):
         env._freeze_rand_vec, env.seeded_rand_vec = False, True
         env._set_task_called = True
         env.max_path_length = 10**9  # the episode clock is not the environment's business
+        env.touching_object = functools.partial(touching_object, env)
         self._env = env
         self._model = env.model
         # Resets move bodies and sites of the model relative to where an earlier episode left them.
@@ -165,6 +166,21 @@ class MetaworldEnv(RobotEnv):
         for camera in self.task.cameras:
             found[f"{camera}_image"] = self.render_frame(camera, self.task.image_size)
         return found
+
+
+def touching_object(env: Any, geom: int) -> bool:
+    """Whether both pads of the gripper press on a geom.
+
+    Meta-World's own method goes through all contacts in Python, which takes a quarter of a step.
+    """
+    data, pairs = env.data, env.data.contact.geom
+    touched = (pairs == geom).any(1)
+    if not touched.any():
+        return False
+    forces = data.efc_force
+    addresses = data.contact.efc_address
+    pads = (data.geom(f"{side}pad_geom").id for side in ("left", "right"))
+    return all(sum(forces[addresses[touched & (pairs == pad).any(1)]]) > 0 for pad in pads)
 
 
 class MetaworldExpert:

@@ -105,3 +105,19 @@ def test_from_a_state_an_episode_goes_on_exactly() -> None:
     assert np.array_equal(seen["robot-state"][4:8], env.set_state(state)["robot-state"][4:8])
     with pytest.raises(SpecMismatch, match=r"A state is \[\d+\] here, got \[3\]"):
         env.set_state(np.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["push-v3", "pick-place-v3", "drawer-open-v3"])
+def test_touch_is_what_the_package_finds(name: str) -> None:
+    env = make(name)
+    inner = env._env  # type: ignore[attr-defined]
+    env.reset(seed=0)
+    expert = env.expert(0, {"noise": 0.0, "pauses": 0.0})
+    found = []
+    for step in range(120):
+        env.step(expert.act({}))
+        for geom in range(inner.model.ngeom) if step % 10 == 9 else ():
+            found.append(inner.touching_object(geom))
+            assert found[-1] == type(inner).touching_object(inner, geom)
+    assert not all(found)
+    assert name != "pick-place-v3" or any(found)
