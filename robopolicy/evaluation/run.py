@@ -154,10 +154,11 @@ def run_evaluation(
         covered.save(directory)
         print(covered.summary())
     video = _film(actor, evaluation, config.video, directory / "episodes.mp4") if config.video else None
-    if run is not None and (run / "metrics.csv").is_file():
+    log = None if run is None else (run.parent if run.name == "best" else run) / "metrics.csv"
+    if log is not None and log.is_file():
         step = policy.provenance.step if policy is not None else 0
-        curve = refinement_curve if (run / "refine.png").is_file() else training_curve
-        curve(run / "metrics.csv", directory / "training.png", final=(step, evaluation.success))
+        curve = refinement_curve if (log.parent / "refine.png").is_file() else training_curve
+        curve(log, directory / "training.png", final=(step, evaluation.success))
         plots = {"Training, and success": directory / "training.png", **plots}
     write_report(
         directory / "report.html", title=title or f"{task.name}: {config.name}", evaluation=evaluation,
