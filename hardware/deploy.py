@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from hardware.record import EpisodeRecorder
 from hardware.session import Session, SessionConfig, with_cameras
 from hardware.spec import LifeState, RobotSpec
 from hardware.wire_results import WireResults
+from robopolicy.compose import config_directory
 from robopolicy.errors import ConfigError
 from robopolicy.registry import to_dict
 from robopolicy.rollout import PolicyActor
@@ -30,6 +32,7 @@ from robopolicy.seeding import block_of, episode_seeds, refuse_overlap
 
 if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
+    from robopolicy.task import Task
 
 _LOOP_S = 0.004
 _STATUS_S = 0.2
@@ -102,6 +105,7 @@ def deploy(
         SpecMismatch: the robot cannot supply what the policy observes, or not do what it asks.
     """
     policy = _load(config)
+    config = dataclasses.replace(config, session=in_its_scene(config, policy.provenance.task))
     # The cheap refusals come first: nothing has been started yet.
     observer = Observer(config.robot, policy.spec, matching=config.executor.latency_matching)
     command_map = CommandMap(config.robot, policy.spec.action)
@@ -111,6 +115,8 @@ def deploy(
     results = WireResults(config.results, config.label, config.reference) if config.results else None
     if results is not None:
         seeds = [seed for seed in seeds if seed not in results.seeds]
+        if not seeds:
+            return []
     out, done = Path(config.out), []
     cameras = with_cameras(config.robot, config.session, policy.spec)
     with run_directory() as directory, Session(config.robot, directory, cameras, ask=ask) as session:
@@ -119,7 +125,7 @@ def deploy(
             episode = runner.run(seed)
             done.append(episode)
             if config.session.film:
-                runner.write_film(out / f"episode_{seed}.mp4")
+                runner.write_film(out / f"episode_{seed}.mp4", episode)
             if results is not None:
                 results.add(asdict(episode), settings=_settings(config, policy))
     return done
@@ -156,7 +162,8 @@ class Runner:
             path = _fresh(Path(config.out) / "episodes.zarr")
             described = task.to_dict() if task else None
             self._recorder = EpisodeRecorder(path, policy.spec, session.robot, task=described)
-        self._film: list[np.ndarray] = []
+        self._film: list[tuple[int, np.ndarray]] = []
+        self._succeeded_at: int | None = None
         positions = [where for part, where in policy.spec.action.slices() if part.kind == "position"]
         self._position = positions[0] if positions else None
 
@@ -196,6 +203,7 @@ class Runner:
                 break
             if now - begun >= steps * executor.dt_ns:
                 errors += self._record(tick, now)
+                self._watch(steps)
                 for reason in tick["reasons"]:
                     reasons[reason] = reasons.get(reason, 0) + 1
                 steps = (
@@ -210,6 +218,7 @@ class Runner:
         session.finish()
         word = session.judge(seed)
         success = bool(word) if word is not None else succeeded_at is not None
+        self._succeeded_at = succeeded_at
         if self._recorder is not None and len(self._recorder):
             self._recorder.commit(seed=seed, success=success, instruction=executor.instruction)
         episode = WireEpisode(
@@ -228,14 +237,27 @@ class Runner:
         self._say(f"episode {seed}: {outcome} after {steps} steps, {seconds:.1f} s\n")
         return episode
 
-    def write_film(self, path: Path) -> None:
-        """The last episode as it was seen on the wire."""
-        from robopolicy.evaluation.video import write_mp4
+    def write_film(self, path: Path, episode: WireEpisode) -> None:
+        """The last episode as it was seen on the wire, labelled as evaluations' films are."""
+        from robopolicy.evaluation.evaluate import EpisodeRow
+        from robopolicy.evaluation.video import labelled, write_mp4
 
-        write_mp4(path, iter(self._film), fps=1e9 / self.executor.dt_ns)
+        if not self._film:
+            self._say(f"no film of episode {episode.seed}: {self.config.session.film} sent no picture\n")
+            return
+        first = self._succeeded_at if self._succeeded_at is not None else episode.steps
+        row = EpisodeRow(
+            index=0, seed=episode.seed, success=episode.success, success_final=episode.success,
+            steps=episode.steps, first_success=first if episode.success else -1, total_reward=0.0,
+        )  # fmt: skip
+        write_mp4(path, iter(labelled(self._film, row)), fps=1e9 / self.executor.dt_ns)
 
     def _silent(self) -> list[str]:
         return self.executor.collect()
+
+    def _watch(self, step: int) -> None:
+        if film := self.config.session.film:
+            self._film += [(step, picture.value) for picture in self.session.link.stream(film)]
 
     def _record(self, tick: Mapping[str, Any], now: int) -> list[float]:
         """Record one policy step; how far the hand is from where the policy wants it, if that can be told."""
@@ -243,8 +265,6 @@ class Runner:
         plan = executor.plan
         assert plan is not None
         executor.collect()
-        if self.config.session.film:
-            self._film += [picture.value for picture in link.stream(self.config.session.film)]
         history, t_ns = observer.observe(1, executor.dt_ns, now)
         asked = plan.row(now, executor.dt_ns)
         known = link.observe(64)
@@ -266,11 +286,11 @@ class Runner:
 
 def _load(config: DeployConfig) -> Policy:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores are for control
+    from robopolicy.steering.several import Several
     from robopolicy.steering.steer import load_acting
-    from robopolicy.steering.value_guided import ValueGuided
 
     policy = load_acting(config.checkpoint, sampler=config.sampler, steer=config.steer)
-    if isinstance(policy, ValueGuided):  # as many candidates as there is time for until the next chunk
+    if isinstance(policy, Several):  # as many candidates as there is time for until the next chunk
         steps = config.executor.replan_steps or policy.action_horizon
         policy = policy.capped(steps / policy.spec.control_hz)
     return policy
@@ -284,6 +304,18 @@ def _actor(policy: Policy, config: ExecutorConfig) -> PolicyActor:
     from robopolicy.policies.continuation import ContinuingActor
 
     return ContinuingActor(policy, rows)
+
+
+def in_its_scene(config: DeployConfig, task: Task | None) -> SessionConfig:
+    """The session with a simulation of the checkpoint's task, so that a seed is the same episode there.
+
+    A task that `session.simulator` names, or one without a yaml of its name, is left alone.
+    """
+    session = config.session
+    known = task is not None and (config_directory() / "task" / f"{task.name}.yaml").is_file()
+    if task is None or not known or not config.robot.simulator or "task" in session.simulator:
+        return session
+    return dataclasses.replace(session, simulator={**session.simulator, "task": task.name})
 
 
 @contextlib.contextmanager

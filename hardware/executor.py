@@ -119,6 +119,7 @@ class Executor:
         self.observer.begin(now)
         self._seed, self._begun, self._due = seed, now, now
         self.plan: Plan | None = None
+        self._played: list[tuple[int, int, np.ndarray]] = []
         self._ensemble = TemporalEnsemble(action_size(self.link.spec), m=self.config.ensemble_m)
 
     def collect(self) -> list[str]:
@@ -144,13 +145,16 @@ class Executor:
         history, t_obs = self.observer.observe(self.actor.obs_horizon, self.dt_ns, begun)
         observation = {key: value[None] for key, value in history.items()}
         steps = 0 if self.plan is None else max(1, round((t_obs - self._begun) / self.dt_ns))
-        view = LaneView(observation, np.array([self._seed]), np.array([steps]), self.instruction)
+        view = LaneView(
+            observation, np.array([self._seed]), np.array([steps]), self.instruction, self._executed(t_obs)
+        )
         actions = self._ask(view, t_obs)
         if config.delay_s:
             time.sleep(config.delay_s)
         now = time.monotonic_ns()
         self.latency.add(1e-9 * (now - begun))
-        start = (t_obs if config.latency_matching else now) + round(1e9 * self.map.config.lag_s)
+        first = t_obs if config.latency_matching else now
+        start = first + round(1e9 * self.map.config.lag_s)
         q, dq = self.observer.joints(t_obs)
         waypoints = self.map.waypoints(actions, q, dq=dq, dt_s=1e-9 * self.dt_ns)
         chunk = ActionChunk(t_obs_ns=t_obs, t0_ns=start, dt_ns=self.dt_ns, actions=waypoints.rows[:ROWS])
@@ -158,6 +162,10 @@ class Executor:
             chunk = self._together(chunk, now)
         if len(chunk.actions):
             self.link.submit(chunk)
+            oldest = t_obs - self.actor.obs_horizon * self.dt_ns
+            # The newest of those that are older than that is still played at that time.
+            keep = max(0, sum(since <= oldest for since, _, _ in self._played) - 1)
+            self._played = [*self._played[keep:], (now, first, actions)]
         self._due = max(self._due + self._replan_ns, now)
         self.plan = Plan(
             t_obs_ns=t_obs,
@@ -167,6 +175,25 @@ class Executor:
             position_error=float(waypoints.position_error.max()),
         )
         return self.plan
+
+    def _executed(self, t_obs: int) -> np.ndarray | None:
+        """Actions for the To-1 steps before an observation, `[1, To-1, Da]`; NaN before the first chunk.
+
+        None where chunks are averaged: what is then executed is no policy's.
+        """
+        spec = self.actor.spec
+        assert spec is not None
+        if self.config.mode == "ensemble":
+            return None
+        past = self.actor.obs_horizon - 1
+        rows = np.full((1, past, spec.action.size), np.nan, np.float32)
+        for row in range(past):
+            t_ns = t_obs - (past - row) * self.dt_ns
+            for since, first, actions in self._played:  # the last that had arrived by then
+                if since <= t_ns:
+                    index = round((t_ns - first) / self.dt_ns)
+                    rows[0, row] = actions[min(max(index, 0), len(actions) - 1)]
+        return rows
 
     def _ask(self, view: LaneView, t_obs: int) -> np.ndarray:
         plan = self.plan

@@ -40,6 +40,9 @@ class LaneView:
     """Steps already executed in each lane's episode, int64 `[B]`."""
     instruction: str = ""
     """The task's."""
+    executed: np.ndarray | None = None
+    """Actions of the To-1 steps before this one, `[B, To-1, Da]`, NaN before an episode's first step; None
+    where nobody knows."""
 
 
 class Actor(Protocol):
@@ -74,6 +77,8 @@ class ChunkRunner:
             raise ConfigError(f"action_horizon {action_horizon} exceeds the environments' {envs.chunk}.")
         self.envs, self.obs_horizon, self.action_horizon = envs, obs_horizon, action_horizon
         self.observation: dict[str, np.ndarray] = {}
+        shape = (envs.num_envs, obs_horizon - 1, envs.robot_spec.action.size)
+        self.executed = np.full(shape, np.nan, np.float32)
         self.seeds = np.full(envs.num_envs, -1, np.int64)
         self.time = np.zeros(envs.num_envs, np.int64)
 
@@ -86,13 +91,14 @@ class ChunkRunner:
             if key in self.observation:
                 fresh[key][~mask] = self.observation[key][~mask]
         self.observation = fresh
+        self.executed = np.where(mask[:, None, None], np.float32(np.nan), self.executed)
         self.seeds = np.where(mask, seeds, self.seeds)
         self.time = np.where(mask, 0, self.time)
 
     @property
     def view(self) -> LaneView:
         """What an actor may see now."""
-        return LaneView(self.observation, self.seeds, self.time, self.envs.task.instruction)
+        return LaneView(self.observation, self.seeds, self.time, self.envs.task.instruction, self.executed)
 
     def step(self, chunk: np.ndarray | None, active: np.ndarray | None = None) -> ChunkTransition:
         """Execute a chunk `[B, Ta, Da]` (None: the scripted experts act)."""
@@ -104,6 +110,7 @@ class ChunkRunner:
         for key, old in before.items():
             joined = np.concatenate([old, step.observations[key]], axis=1)
             after[key] = joined[lanes, rows]
+        self.executed = np.concatenate([self.executed, step.actions], axis=1)[lanes, rows[:, :-1]]
         self.observation, self.time = after, self.time + step.steps
         return ChunkTransition(observation=before, next_observation=after, step=step)
 
@@ -285,6 +292,7 @@ class PolicyActor:
             key: [view.instruction] * len(view.seeds) if key in self._texts else view.observation[key]
             for key in self.policy.spec.observations
         }
-        sample = self.policy.sample(observation, generator=self._generators[: len(view.seeds)])
+        generators = self._generators[: len(view.seeds)]
+        sample = self.policy.sample(observation, generator=generators, executed=view.executed)
         start = self.obs_horizon - 1
         return np.asarray(sample.actions[:, 0, start : start + self.action_horizon], np.float32)

@@ -21,6 +21,7 @@ def main(config: dict[str, Any]) -> None:
     """Compose, train, and print what to do next."""
     from robopolicy.evaluation.during import SelectionCheck
     from robopolicy.learning.train import TrainConfig, prepare
+    from robopolicy.networks.moe import active_parameters
     from robopolicy.registry import parse
 
     settings = parse(TrainConfig, config, "train")
@@ -29,11 +30,14 @@ def main(config: dict[str, Any]) -> None:
     trainer = prepare(settings, evaluate=check)
     resumed = f" (resumed at step {trainer.step})" if trainer.step else ""
     parameters = sum(p.numel() for p in trainer.parameters)
+    idle = sum(p.numel() for p in trainer.policy.parameters()) - active_parameters(trainer.policy)
+    active = f" ({(parameters - idle) / 1e6:.2f} M active)" if idle else ""
     effective = settings.trainer.batch_size * trainer.ranks.world
     if first := trainer.ranks.rank == 0:
         print(
             f"{settings.directory}{resumed}: {len(trainer.windows)} windows, {parameters / 1e6:.2f} M "
-            f"parameters, batch {effective}, {settings.trainer.steps} steps on {trainer.policy.device}"
+            f"parameters{active}, batch {effective}, {settings.trainer.steps} steps on "
+            f"{trainer.policy.device}"
         )
     trainer.train()
     if not first:

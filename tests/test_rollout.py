@@ -2,15 +2,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from robopolicy.errors import ConfigError, SpecMismatch
-from robopolicy.rollout import ChunkRunner, Episode, ExpertActor, LaneView, ReplayActor, run_episodes
+from robopolicy.rollout import (
+    ChunkRunner,
+    Episode,
+    ExpertActor,
+    LaneView,
+    PolicyActor,
+    ReplayActor,
+    run_episodes,
+)
 from robopolicy.spec import Spec
 from robopolicy.vector import LaneVectorEnv, WorkerError
 from tests.rl import fragile_env
+from tests.rl.toy_policy import toy_policy
 from tests.toy_env import toy_spec, toy_task
 
 
@@ -59,6 +69,57 @@ def test_history_is_the_last_observations_even_over_short_chunks(
             rows = np.maximum(np.arange(time - obs_horizon + 1, time + 1), 0)
             np.testing.assert_array_equal(view.observation["position"][lane], truth[seed][rows])
     assert seen == {(seed, time) for seed in seeds for time in range(0, horizon, action_horizon)}
+
+
+@pytest.mark.parametrize(("obs_horizon", "action_horizon"), [(1, None), (3, None), (3, 2)])
+def test_rows_from_the_present_on_are_executed(obs_horizon: int, action_horizon: int | None) -> None:
+    """Row To-1 of a chunk is the present's, whatever part of the rest is executed."""
+    policy = toy_policy(obs_horizon=obs_horizon, pred_horizon=8, action_horizon=4)
+    asked: list[np.ndarray] = []
+    inner = policy.sample
+
+    def sample(*observation: Any, **settings: Any) -> Any:
+        made = inner(*observation, **settings)
+        asked.append(made.actions)
+        return made
+
+    policy.sample = sample  # type: ignore[method-assign]
+    actor = PolicyActor(policy, action_horizon)
+    envs = LaneVectorEnv(toy_task(horizon=8, env={"reach": 1e-6}), 1, chunk=4)
+    (episode,) = run_episodes(envs, actor, [3], record=True)
+    envs.close()
+    count = action_horizon or 4
+    rows = [chunk[0, 0, obs_horizon - 1 : obs_horizon - 1 + count] for chunk in asked]
+    np.testing.assert_array_equal(episode.data["action"], np.concatenate(rows))
+    with pytest.raises(ConfigError, match=f"needs pred_horizon >= .* = {obs_horizon + 8}"):
+        PolicyActor(policy, 9)
+
+
+@pytest.mark.parametrize("obs_horizon", [1, 2, 6])
+@pytest.mark.parametrize("action_horizon", [1, 4])
+def test_views_tell_what_was_executed(obs_horizon: int, action_horizon: int) -> None:
+    """By episode and time: what a lane did in its last episode is not this one's."""
+
+    class Counting(Spy):
+        def act(self, view: LaneView) -> np.ndarray:
+            super().act(view)
+            number = view.seeds[:, None] + 0.001 * (view.time[:, None] + np.arange(action_horizon))
+            return np.repeat(1e-3 * number[..., None], 2, axis=2).astype(np.float32)
+
+    envs = LaneVectorEnv(toy_task(horizon=9, env={"reach": 1e-6}), 2, chunk=4)
+    spy = Counting(obs_horizon, action_horizon)
+    list(run_episodes(envs, spy, [1, 2, 3]))
+    envs.close()
+    for view in spy.views:
+        for lane, (seed, time) in enumerate(zip(view.seeds.tolist(), view.time.tolist(), strict=True)):
+            if time >= 9:
+                continue  # an idle lane
+            steps = np.arange(time - obs_horizon + 1, time)
+            expected = np.where(steps >= 0, 1e-3 * (seed + 0.001 * steps), np.nan)
+            assert view.executed is not None
+            np.testing.assert_allclose(
+                view.executed[lane], np.repeat(expected[:, None], 2, axis=1), rtol=1e-6
+            )
 
 
 def test_views_do_not_change_after_they_were_shown() -> None:

@@ -20,12 +20,14 @@ from hardware.robots.streams import Streams, dds_name
 from hardware.spec import RobotSpec
 from hardware.transport.clock import SourceClock
 from hardware.transport.network import Network
+from hardware.transport.route import join, route
+from hardware.transport.topics import TopicTimeout
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
 if TYPE_CHECKING:
-    from hardware.transport.dds import Participant, Reader, Writer
     from hardware.transport.idl_ros import Bool, JointState, JointTrajectory
+    from hardware.transport.topics import Participant, Reader, Writer
 
 _CLOCK_JUMP_NS = 1_000_000_000
 _SHORTEST_BRAKING_S = 0.01
@@ -36,6 +38,9 @@ class Ros2ArmConfig:
     """Topics of the arm."""
 
     network: Network = field(default_factory=Network)
+    """Where DDS looks for the robot."""
+    transport: Mapping[str, Any] = field(default_factory=lambda: {"name": "dds"})
+    """Or through a bridge: ``{name: rosbridge, url: ws://robot:9090}``, ``{name: zenoh, connect: [...]}``."""
     joint_states: str = "/joint_states"
     trajectory: str = "/arm_controller/joint_trajectory"
     lead_s: float = 0.02
@@ -58,6 +63,7 @@ class Ros2ArmConfig:
             raise ConfigError(f"lead_s is between 0 and 1 s, got {self.lead_s}.")
         if not self.gripper_opening > 0:
             raise ConfigError(f"gripper_opening must be positive, got {self.gripper_opening}.")
+        object.__setattr__(self, "transport", dict(self.transport))
         object.__setattr__(self, "poses", dict(self.poses))
         object.__setattr__(self, "images", dict(self.images))
 
@@ -71,15 +77,16 @@ class Ros2Arm(Robot):
         self.config = config
         if spec.interface != "position":
             raise ConfigError(f"robot {spec.name}: a ros2_arm has interface=position, got {spec.interface}.")
+        self._route = route(config.transport, config.network)
         self._braking = spec.guard.acceleration_fraction * spec.array("acc")
         self._participant: Participant | None = None
 
     def _open(self, timeout_s: float) -> None:
-        from hardware.transport.dds import LATCHED, RELIABLE, DdsTimeout, Participant
+        from hardware.transport.dds import LATCHED, RELIABLE
         from hardware.transport.idl_ros import Bool, JointState, JointTrajectory
 
         config, deadline = self.config, time.monotonic() + timeout_s
-        participant = Participant(config.network)
+        participant = join(self._route)
         self._participant = participant
         self._states: Reader[JointState] = participant.reader(
             dds_name(config.joint_states), JointState, RELIABLE
@@ -105,7 +112,7 @@ class Ros2Arm(Robot):
             for endpoint in (self._states, self._writer, self._gripper_writer):
                 if endpoint is not None:
                     endpoint.wait_matched(max(0.0, deadline - time.monotonic()))
-        except DdsTimeout as error:
+        except TopicTimeout as error:
             self._close()
             raise RobotError(f"{self.spec.name} does not answer: {error}") from error
         while self._first is None:

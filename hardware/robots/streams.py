@@ -11,7 +11,7 @@ from hardware.messages import Measured
 from robopolicy.errors import DataError
 
 if TYPE_CHECKING:
-    from hardware.transport.dds import Participant
+    from hardware.transport.topics import Participant
 
 
 class Streams:

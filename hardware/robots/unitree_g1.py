@@ -25,6 +25,7 @@ from hardware.robots.streams import Streams
 from hardware.spec import RobotSpec, StopMode
 from hardware.transport.clock import SourceClock
 from hardware.transport.network import Network
+from hardware.transport.topics import TopicTimeout
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.registry import register
 
@@ -97,7 +98,7 @@ class UnitreeG1(Robot):
 
     def _open(self, timeout_s: float) -> None:
         from hardware.robots.unitree_rpc import Loco, MotionSwitcher
-        from hardware.transport.dds import SENSOR, STATE, DdsTimeout, Participant
+        from hardware.transport.dds import SENSOR, STATE, Participant
         from hardware.transport.idl_unitree import LowCmd, LowState
 
         mode = self.config.mode
@@ -121,7 +122,7 @@ class UnitreeG1(Robot):
             self._states.wait_matched(timeout_s)
             if self._commands is not None:
                 self._commands.wait_matched(timeout_s)
-        except DdsTimeout as error:
+        except TopicTimeout as error:
             self._leave()
             raise RobotError(f"{self.spec.name} does not answer: {error}") from error
 

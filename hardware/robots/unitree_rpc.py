@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from hardware.robot import RobotError
-from hardware.transport.dds import RELIABLE, DdsTimeout, Participant
+from hardware.transport.dds import RELIABLE, Participant
 from hardware.transport.idl_unitree import Request, RequestHeader, RequestIdentity, RequestPolicy, Response
+from hardware.transport.topics import TopicTimeout
 
 NOT_IMPLEMENTED = 3203
 _MEANINGS = {3102: "could not be sent", 3104: "timed out on the robot", NOT_IMPLEMENTED: "is not implemented"}
@@ -41,7 +42,7 @@ class Service:
         try:
             self._requests.wait_matched(timeout_s)
             self._responses.wait_matched(max(0.0, deadline - time.monotonic()))
-        except DdsTimeout as error:
+        except TopicTimeout as error:
             raise RobotError(f"The robot's service {self.name} is not there: {error}") from error
         number = self._send(function, arguments, noreply=False)
         while time.monotonic() < deadline:

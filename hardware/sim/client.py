@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Self
 
-from hardware.transport.dds import LATCHED, RELIABLE, STATE, DdsTimeout, Participant
+from hardware.transport.dds import LATCHED, RELIABLE, STATE, Participant
 from hardware.transport.idl_ros import Bool, Int64
 from hardware.transport.network import Network
+from hardware.transport.topics import TopicTimeout
 
 
 class Scene:
@@ -30,7 +31,7 @@ class Scene:
         """Begin the episode of a seed.
 
         Raises:
-            DdsTimeout: the simulation does not answer.
+            TopicTimeout: the simulation does not answer.
         """
         self._reset.write(Int64(seed))
         deadline = time.monotonic() + timeout_s
@@ -39,7 +40,7 @@ class Scene:
             if any(message.data == seed for message in self._episode.take()):
                 self._solved.take()
                 return
-        raise DdsTimeout(f"The simulation did not begin episode {seed} within {timeout_s:g} s.")
+        raise TopicTimeout(f"The simulation did not begin episode {seed} within {timeout_s:g} s.")
 
     def solved(self) -> bool | None:
         """Whether the task was solved when the simulation last said so; None if it has said nothing new."""

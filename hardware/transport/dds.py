@@ -13,14 +13,12 @@ multicast unless told otherwise, so nothing leaves the machine by accident.
 
 from __future__ import annotations
 
-import struct
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, TypeVar
 
 from hardware.extras import require
+from hardware.transport import topics
 from hardware.transport.network import Network
 from robopolicy.errors import ConfigError, RobopolicyError
 
@@ -35,17 +33,11 @@ from cyclonedds.topic import Topic  # noqa: E402
 from cyclonedds.util import duration  # noqa: E402
 
 T = TypeVar("T")
-V = TypeVar("V")
 
-# What a decoder raises on bytes that are not a message of its type.
-_MALFORMED = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
+_ADVICE = "Is the robot on, on the same DDS domain and network interface, with the same message type?"
 
 _domains: dict[int, tuple[str, Domain]] = {}
 _domains_lock = threading.Lock()
-
-
-class DdsTimeout(RobopolicyError, TimeoutError):
-    """Nobody at the other end of a topic within the time allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +74,7 @@ SENSOR = Quality(reliable=False, depth=1)
 LATCHED = Quality(depth=1, latched=True)
 
 
-class Participant:
+class Participant(topics.Participant):
     """One process's membership of a DDS domain; makes readers and writers.
 
     Raises:
@@ -117,12 +109,6 @@ class Participant:
         self._topics.clear()
         self._participant = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def _joined(self) -> DomainParticipant:
         if self._participant is None:
             raise RobopolicyError(f"The participant of DDS domain {self.network.domain} is closed.")
@@ -139,7 +125,7 @@ class Participant:
         return topic
 
 
-class Writer(Generic[T]):
+class Writer(topics.Writer[T]):
     """Publishes messages of one class."""
 
     def __init__(self, writer: DataWriter[Any], topic: str) -> None:
@@ -155,17 +141,12 @@ class Writer(Generic[T]):
         """Number of readers at the other end."""
         return len(self._alive().get_matched_subscriptions())
 
-    def wait_matched(self, timeout_s: float, count: int = 1) -> None:
-        """Wait until this many readers listen.
-
-        Raises:
-            DdsTimeout: fewer have appeared in time.
-        """
-        _wait_matched(self, "subscribes to", timeout_s, count)
-
     def close(self) -> None:
         """Leave the topic."""
         self._writer = None
+
+    def _advice(self) -> str:
+        return _ADVICE
 
     def _alive(self) -> DataWriter[Any]:
         if self._writer is None:
@@ -173,13 +154,12 @@ class Writer(Generic[T]):
         return self._writer
 
 
-class Reader(Generic[T]):
+class Reader(topics.Reader[T]):
     """Receives messages of one class; what is not such a message is dropped and counted in `rejected`."""
 
     def __init__(self, participant: DomainParticipant, reader: DataReader[Any], topic: str) -> None:
         self.topic = topic
         self.rejected = 0
-        """Messages dropped because their bytes were malformed or failed their checksum."""
         fresh = ReadCondition(reader, SampleState.NotRead | ViewState.Any | InstanceState.Any)
         waitset = WaitSet(participant)
         waitset.attach(fresh)
@@ -193,7 +173,7 @@ class Reader(Generic[T]):
             # One at a time: an undecodable sample would take the others of its batch with it.
             try:
                 taken = reader.take(1)
-            except _MALFORMED:
+            except topics.MALFORMED:
                 self.rejected += 1
                 continue
             if not taken:
@@ -202,33 +182,10 @@ class Reader(Generic[T]):
             if not isinstance(taken[0], InvalidSample):
                 messages.append(taken[0])
 
-    def latest(self) -> T | None:
-        """The newest message that has arrived since the last call, or None."""
-        messages = self.take()
-        return messages[-1] if messages else None
-
     def wait(self, timeout_s: float) -> bool:
         """Sleep until something arrives; False when the time is over."""
         _, waitset, _ = self._alive()
         return bool(waitset.wait(duration(nanoseconds=max(0, int(timeout_s * 1e9)))))
-
-    def newest(self, timeout_s: float, read: Callable[[T], V | None], refuse: Callable[[], None]) -> V | None:
-        """The last thing that `read` makes of what arrives, waiting for something until the time is over.
-
-        Args:
-            refuse: called for every message that was dropped.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if timeout_s > 0:
-                self.wait(max(0.0, deadline - time.monotonic()))
-            found, before = None, self.rejected
-            for message in self.take():
-                found = read(message) or found
-            for _ in range(self.rejected - before):
-                refuse()
-            if found is not None or time.monotonic() >= deadline:
-                return found
 
     @property
     def matched(self) -> int:
@@ -236,33 +193,17 @@ class Reader(Generic[T]):
         reader, _, _ = self._alive()
         return len(reader.get_matched_publications())
 
-    def wait_matched(self, timeout_s: float, count: int = 1) -> None:
-        """Wait until this many writers publish.
-
-        Raises:
-            DdsTimeout: fewer have appeared in time.
-        """
-        _wait_matched(self, "publishes", timeout_s, count)
-
     def close(self) -> None:
         """Leave the topic."""
         self._entities = None
+
+    def _advice(self) -> str:
+        return _ADVICE
 
     def _alive(self) -> tuple[DataReader[Any], WaitSet, ReadCondition]:
         if self._entities is None:
             raise RobopolicyError(f"The reader of {self.topic} is closed.")
         return self._entities
-
-
-def _wait_matched(endpoint: Reader[Any] | Writer[Any], what: str, timeout_s: float, count: int) -> None:
-    deadline = time.monotonic() + timeout_s
-    while endpoint.matched < count:
-        if time.monotonic() > deadline:
-            raise DdsTimeout(
-                f"Nobody {what} {endpoint.topic} within {timeout_s:.2g} s ({endpoint.matched} of {count}). "
-                "Is the robot on, on the same DDS domain and network interface, with the same message type?"
-            )
-        time.sleep(0.005)
 
 
 def _join(network: Network) -> DomainParticipant:

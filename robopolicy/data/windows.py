@@ -59,6 +59,10 @@ class Windows:
     repeats the last row, "zero" is no motion (grippers hold), "mask" holds and marks the rows. The default
     is hold for absolute targets and zero for deltas and velocities (`ActionSpec.holds_position`).
 
+    Of the To-1 actions before t a chunk holds the last `past_actions` (all by default); the first of what it
+    holds stands in the rows before. So a policy learns nothing of an earlier past, and its input says nothing
+    of it either.
+
     ``goal/<key>``, where the store has no such observation, is the last row of <key> in the episode, at every
     one of the To times: what the demonstration achieved.
     """
@@ -71,6 +75,7 @@ class Windows:
         obs_horizon: int,
         pred_horizon: int,
         action_horizon: int,
+        past_actions: int | None = None,
         episodes: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
         padding: Mapping[str, Padding] | None = None,
@@ -90,6 +95,12 @@ class Windows:
             DataError: episodes that are not there, or data that cannot be read.
         """
         check_horizons(obs_horizon, pred_horizon, action_horizon)
+        if past_actions is None:
+            past_actions = obs_horizon - 1
+        if not 0 <= past_actions < obs_horizon:
+            raise ConfigError(
+                f"past_actions={past_actions} must be in [0, {obs_horizon - 1}]: obs_horizon={obs_horizon}."
+            )
         observations = {INSTRUCTION: TEXT, **store.spec.observations}  # every store has instructions
         goals = {key: key.removeprefix(GOAL) for key in obs_keys if key not in observations}
         for key, base in goals.items():
@@ -131,7 +142,8 @@ class Windows:
         per_row = [np.repeat(values, lengths) for values in (stops - lengths, stops - 1, chosen)]
         self._first, self._last, self._episode = (torch.from_numpy(values).to(home) for values in per_row)
         self._past = torch.arange(-(obs_horizon - 1), 1, device=home)
-        self._chunk = torch.arange(pred_horizon, device=home) - (obs_horizon - 1)
+        chunk = torch.arange(pred_horizon, device=home) - (obs_horizon - 1)
+        self._chunk = chunk.clamp_min(-past_actions)
         self._zeroed = None if zeroed is None else zeroed.to(home)
 
     def __len__(self) -> int:

@@ -160,6 +160,19 @@ def _speed(files: Files) -> str:
     return markdown(head, lines)
 
 
+def _transports(files: Files) -> str:
+    lines = [
+        [
+            name,
+            f"{found['sent']:,} ({found['lost']})",
+            " / ".join(f"{found['round_trip_ms'][key]:.2f}" for key in ("p50", "p99")),
+        ]
+        for values in files.values()
+        for name, found in values["transports"].items()
+    ]
+    return markdown(["Way", "Commands (lost)", "Command to state, ms (p50 / p99)"], lines)
+
+
 def _equality(files: Files) -> str:
     lines = []
     for values in files.values():
@@ -226,6 +239,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "fault": ("Faults", _faults),
     "guard_fuzz": ("The guard under hostile commands", _fuzz),
     "guard_speed": ("Time of the guard", _speed),
+    "transports": ("Ways to a robot that runs ROS 2, on the loopback", _transports),
     "robosuite": ("Compiled robosuite against its own step", _equality),
     "itps": ("Human guidance on avoidance", _guidance),
     "world_speed": ("Speed of imagination", _imagined),

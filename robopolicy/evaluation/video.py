@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
 FPS = 10.0
+SIZE = 256
+"""Pixels of an episode's picture, each way."""
 HOLD_SECONDS = 1.0
 GAP = ((1, 1), (1, 1), (0, 0))
 """Pixels between the episodes of a grid."""
@@ -62,9 +63,9 @@ class _Padded:
         count = len(view.seeds)
         rows = np.minimum(np.arange(self.lanes), count - 1)
         observation = {key: value[rows] for key, value in view.observation.items()}
-        actions = self.actor.act(
-            replace(view, observation=observation, seeds=view.seeds[rows], time=view.time[rows])
-        )
+        executed = None if view.executed is None else view.executed[rows]
+        padded = LaneView(observation, view.seeds[rows], view.time[rows], view.instruction, executed)
+        actions = self.actor.act(padded)
         return None if actions is None else actions[:count]
 
 
@@ -75,7 +76,7 @@ def record_episodes(
     path: str | Path,
     *,
     lanes: int = 10,
-    size: int = 256,
+    size: int = SIZE,
     fps: float = FPS,
 ) -> list[EpisodeRow] | None:
     """Run the episodes of `seeds` and write them side by side into an H.264 mp4, in real time.
@@ -102,8 +103,7 @@ def record_episodes(
             finished = sorted(run_episodes(envs, _Padded(actor, lanes), group), key=lambda e: e.index)
             for episode, frames in zip(finished, camera.frames, strict=True):
                 rows.append(EpisodeRow.of(episode))
-                films.append([_label(picture, rows[-1], step) for step, picture in frames])
-                films[-1].append(_label(frames[-1][1], rows[-1], episode.steps))
+                films.append(labelled(frames, rows[-1]))
     except _RenderError as error:
         warnings.warn(
             f"No video: {error}. scripts/doctor.py says which rendering backend works.", stacklevel=2
@@ -116,15 +116,35 @@ def record_episodes(
     return rows
 
 
-def tile(films: Sequence[Sequence[np.ndarray]], hold: int = 0) -> Iterator[np.ndarray]:
-    """Frames `[H, W, 3]` of several films in a grid; ended ones stay, all together for `hold` frames."""
-    columns = math.ceil(math.sqrt(len(films)))
+def labelled(frames: Sequence[tuple[int, np.ndarray]], row: EpisodeRow) -> list[np.ndarray]:
+    """An episode's pictures with seed, step and, once it is known, verdict; the last one again at its end."""
+    return [_label(picture, row, step) for step, picture in [*frames, (row.steps, frames[-1][1])]]
+
+
+def tile(
+    films: Sequence[Sequence[np.ndarray]], hold: int = 0, columns: int | None = None
+) -> Iterator[np.ndarray]:
+    """Frames `[H, W, 3]` of several films in a grid; ended ones stay, all together for `hold` frames.
+
+    Args:
+        columns: of the grid; as many as rows by default.
+    """
+    columns = columns or math.ceil(math.sqrt(len(films)))
     blank = np.pad(np.zeros_like(films[0][0]), GAP)
     for index in range(max(map(len, films)) + hold):
         cells = [np.pad(film[min(index, len(film) - 1)], GAP) for film in films]
         cells += [blank] * (-len(cells) % columns)
         grid = [np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)]
         yield np.concatenate(grid, axis=0)
+
+
+def untile(frame: np.ndarray, size: int = SIZE) -> list[np.ndarray]:
+    """The pictures `[size, size, 3]` that `tile` has put into a frame, row by row; blank ones too."""
+    (above, below), (left, right), _ = GAP
+    height, width = size + above + below, size + left + right
+    rows, columns = round(frame.shape[0] / height), round(frame.shape[1] / width)
+    corners = [(r * height + above, c * width + left) for r in range(rows) for c in range(columns)]
+    return [frame[top : top + size, side : side + size] for top, side in corners]
 
 
 def write_mp4(path: str | Path, frames: Iterator[np.ndarray], fps: float) -> None:
@@ -138,6 +158,13 @@ def write_mp4(path: str | Path, frames: Iterator[np.ndarray], fps: float) -> Non
         for frame in frames:
             height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2  # yuv420p needs even sides
             writer.append_data(frame[:height, :width])
+
+
+def read_mp4(path: str | Path) -> tuple[list[np.ndarray], float]:
+    """All frames `[H, W, 3]` of a film, and how many of them make a second."""
+    reader: Any = imageio.get_reader(path, format="FFMPEG")  # its stubs lack what it can do
+    with reader:
+        return list(reader.iter_data()), float(reader.get_meta_data()["fps"])
 
 
 def write_gif(video: str | Path, path: str | Path, *, width: int = 480, seconds: float = 12.0) -> None:

@@ -65,6 +65,8 @@ class TrainConfig:
     """Observation keys; what the encoder reads by default (see `choose_observations`)."""
     validation: float = 0.02
     """Share of episodes held out."""
+    past_actions: int | None = None
+    """Of the To-1 actions before the present, those that are learned (PTP); all by default."""
     codec: CodecConfig = field(default_factory=CodecConfig)
     cache: Literal["auto", "device", "memmap"] = "auto"
     seed: int = 0
@@ -125,6 +127,7 @@ def prepare(
             obs_horizon=horizons["obs_horizon"],
             pred_horizon=horizons["pred_horizon"],
             action_horizon=horizons["action_horizon"],
+            past_actions=config.past_actions,
         )
 
     training, validation = windows(train), windows(held_out) if held_out else None

@@ -41,13 +41,14 @@ def check_sizes(name: str, width: int, layers: int, heads: int, dropout: float) 
         )
 
 
-def feed_forward(width: int, dropout: float) -> nn.Sequential:
-    """The two-layer part of a transformer layer, four times as wide inside."""
+def feed_forward(width: int, dropout: float, inner: int | None = None) -> nn.Sequential:
+    """The two-layer part of a transformer layer, inside four times as wide unless `inner` is given."""
+    inner = inner or 4 * width
     return nn.Sequential(
-        nn.Linear(width, 4 * width),
+        nn.Linear(width, inner),
         nn.GELU(),
         nn.Dropout(dropout),
-        nn.Linear(4 * width, width),
+        nn.Linear(inner, width),
         nn.Dropout(dropout),
     )
 
@@ -60,7 +61,7 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.own = Attention(width, heads, dropout)
         self.cross = Attention(width, heads, dropout)
-        self.feed_forward = feed_forward(width, dropout)
+        self.feed_forward: nn.Module = feed_forward(width, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -70,7 +71,11 @@ class DecoderLayer(nn.Module):
         x = self.norms[0](tokens)
         tokens = tokens + self.dropout(self.own(x, x, own_mask))
         tokens = tokens + self.dropout(self.cross(self.norms[1](tokens), memory, memory_mask))
-        result: Tensor = tokens + self.feed_forward(self.norms[2](tokens))
+        return tokens + self.think(self.norms[2](tokens), memory)
+
+    def think(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """The last part, of each token by itself."""
+        result: Tensor = self.feed_forward(tokens)
         return result
 
 

@@ -16,6 +16,7 @@ from robopolicy.codecs import Codec
 from robopolicy.data.windows import check_horizons
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.model import Model, Provenance
+from robopolicy.networks.auxiliary import auxiliary_losses
 from robopolicy.spec import Spec
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ class Request:
     """The noise was given: nothing else may be random."""
     record: bool = False
     """Return the chain of denoising states."""
+    executed: Tensor | None = None
+    """Actions of the To-1 steps before now in the robot's units, `[B, To-1, Da]`, NaN where there were none;
+    None where the caller does not know."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class Policy(Model, abc.ABC):
         noise: Any | None = None,
         generator: Generators = None,
         record: bool = False,
+        executed: Any | None = None,
     ) -> Sample:
         """Chunks for a batch of observation histories.
 
@@ -148,6 +153,8 @@ class Policy(Model, abc.ABC):
             noise: latent `[B, n, Tp, Dz]`; giving it makes the result deterministic.
             generator: one for the batch, or one per row (a row then never depends on its batch).
             record: also return the chain of denoising states.
+            executed: what was done in the To-1 steps before now, `[B, To-1, Da]`, NaN where nothing was; for
+                policies that look at it.
         """
         if record:
             self.require("chain")
@@ -164,8 +171,14 @@ class Policy(Model, abc.ABC):
             latent = torch.as_tensor(noise, device=self.device, dtype=torch.float32)
             if latent.shape != (batch, n, *self.noise_shape):
                 raise ConfigError(f"noise must be {[batch, n, *self.noise_shape]}, got {list(latent.shape)}.")
+        done = None
+        if executed is not None:
+            done = torch.as_tensor(executed, device=self.device, dtype=torch.float32)
+            if done.shape != (batch, self.obs_horizon - 1, self.spec.action.size):
+                wanted = [batch, self.obs_horizon - 1, self.spec.action.size]
+                raise ConfigError(f"executed must be {wanted}, got {list(done.shape)}.")
         with evaluating(self):
-            made = self.generate(raw, Request(latent, generator, noise is not None, record))
+            made = self.generate(raw, Request(latent, generator, noise is not None, record, done))
         rows = {k: v.repeat_interleave(n, 0) for k, v in raw.items()} if n > 1 else raw
         results = {
             "actions": self.codec.decode_action(made.code, rows).unflatten(0, (batch, n)),
@@ -187,12 +200,16 @@ class Policy(Model, abc.ABC):
         raise MissingCapability(f"{type(self).__name__} has no sampler to replace; leave out sampler=.")
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss; instructions become tokens among the observations first."""
+        """The loss, with what networks add to it; instructions become tokens among the observations first."""
         if self.codec.texts:
             assert batch.instruction is not None
             tokens = dict.fromkeys(self.codec.texts, self.tokens(batch.instruction))
             batch = replace(batch, observation={**batch.observation, **tokens})
-        return self.loss(batch, generator)
+        with auxiliary_losses() as found:
+            loss, logs = self.loss(batch, generator)
+        for value in found.values():
+            loss = loss + value
+        return loss, {**logs, **found}
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """What stands for B texts in the observations: `[B, ...]`."""

@@ -133,13 +133,17 @@ class RemotePolicy(Policy):
         noise: Any | None = None,
         generator: Generators = None,
         record: bool = False,
+        executed: Any | None = None,
     ) -> RemoteSample:
         """As `Policy.sample`; `RemoteSample.requests` says how many requests it took.
+
+        What was executed is not sent: no server asks for it.
 
         Raises:
             MissingCapability: a chain; or noise, which the server does not take.
             ServerError: the server could not answer, or has other weights by now.
         """
+        del executed
         if record:
             self.require("chain")
         is_numpy = not any(isinstance(value, Tensor) for value in observation.values())

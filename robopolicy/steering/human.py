@@ -25,11 +25,12 @@ from robopolicy.diffusion.corrector import Corrector
 from robopolicy.diffusion.denoiser import Denoiser
 from robopolicy.errors import ConfigError
 from robopolicy.policies.denoising import run_sampler
-from robopolicy.policies.policy import Generation, Policy, Request, draw
+from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import register
 from robopolicy.steering.alignment import Alignment
 from robopolicy.steering.costs import descending
 from robopolicy.steering.guidance import Guidance, GuidanceConfig
+from robopolicy.steering.several import candidates
 from robopolicy.steering.steer import Steered, SteeredField, denoises
 
 
@@ -114,10 +115,7 @@ class Ranking(Steered):
         many, (batch, n) = self.config.candidates, request.noise.shape[:2]
         if many == 1:
             return self.policy.generate(observation, request)
-        fresh = draw((batch, n * (many - 1), *self.noise_shape), request.generator, request.noise.device)
-        noise = torch.cat([request.noise[:, :, None], fresh.unflatten(1, (n, many - 1))], 2)
-        asked = Request(noise.flatten(1, 2), request.generator)
-        made = self.policy.generate(observation, asked)
+        made = candidates(self.policy, observation, request, many)
         cost = self.alignment.cost(observation, n * many)(made.code).view(batch * n, many)
         best = cost.argmin(1)
         code = made.code.unflatten(0, (batch * n, many))

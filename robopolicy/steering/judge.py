@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError
 from robopolicy.policies.actor_critic import ActorCriticPolicy, load_value
-from robopolicy.policies.policy import Generation, Policy, Request, draw
+from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import config_class
 from robopolicy.steering.ledger import Ledger
+from robopolicy.steering.several import candidates
 from robopolicy.steering.steer import Steered
 
 Observation = Mapping[str, Tensor]
@@ -188,14 +189,8 @@ class Judged(Steered):
         if request.deterministic:
             self.require("noise")
         started = time.perf_counter()
-        noise, (batch, n) = request.noise, request.noise.shape[:2]
-        asked = request
-        if many > 1:
-            shape = (batch, n * (many - 1), *self.policy.noise_shape)
-            fresh = draw(shape, request.generator, noise.device)
-            noise = torch.cat([noise[:, :, None], fresh.unflatten(1, (n, many - 1))], 2)
-            asked = Request(noise.flatten(1, 2), request.generator)
-        made = self.policy.generate(self.judge.of_policy(observation), asked)
+        batch, n = request.noise.shape[:2]
+        made = candidates(self.policy, self.judge.of_policy(observation), request, many)
         ready = time.perf_counter()
         bound = self.judge.bind(observation, n * many)
         encoded = bound.encode(made.code)

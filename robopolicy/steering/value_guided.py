@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from robopolicy.errors import ConfigError
 from robopolicy.policies.actor_critic import ActorCriticPolicy
-from robopolicy.policies.policy import Generation, Policy, Request, draw
+from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import register
 from robopolicy.steering.judge import Judged
-from robopolicy.steering.ledger import Ledger
+from robopolicy.steering.several import Several, by_chance
 
 Rule = Literal["softmax", "argmax", "random"]
 
@@ -44,7 +40,7 @@ class ValueGuidedConfig:
 
 
 @register("steer", "value")
-class ValueGuided(Judged):
+class ValueGuided(Judged, Several):
     """Draws K chunks and keeps one by its value. With one candidate it is the policy, bit for bit.
 
     Args:
@@ -82,29 +78,10 @@ class ValueGuided(Judged):
             return proposal.made
         return Generation(code=proposal.code[rows, index], calls=proposal.made.calls)
 
-    def capped(self, seconds: float, latency: Callable[[Policy], float] | None = None) -> ValueGuided:
-        """The same with as many candidates, halved again and again, as fit into `seconds` for one chunk.
-
-        Args:
-            latency: of a policy, in seconds; measured here by default.
-        """
-        measure = latency or seconds_per_chunk
-        many, critic = self.config.candidates, self.judge.critic
-        while True:
-            config = dataclasses.replace(self.config, candidates=many)
-            steered = ValueGuided(config, policy=self.policy, critic=critic)
-            needed = measure(steered)
-            if needed <= seconds or many == 1:
-                break
-            many //= 2
-        if needed > seconds or many < self.config.candidates:
-            warnings.warn(
-                f"{self.config.candidates} candidates do not fit into {1000 * seconds:.1f} ms; {many} take "
-                f"{1000 * needed:.1f} ms.",
-                stacklevel=2,
-            )
-        steered.ledger = Ledger()
-        return steered
+    def with_candidates(self, many: int) -> ValueGuided:
+        """The same with another number of candidates and an empty ledger."""
+        config = dataclasses.replace(self.config, candidates=many)
+        return ValueGuided(config, policy=self.policy, critic=self.judge.critic)
 
     def _choose(self, values: Tensor, request: Request) -> Tensor:
         """Which of the candidates, int64 `[B * n]`."""
@@ -114,30 +91,10 @@ class ValueGuided(Judged):
             chances = torch.full_like(values, 1 / values.shape[1])
         else:
             chances = (standardised(values) / self.config.beta).softmax(1)
-        # A uniform number for each chunk, made of a normal one: those come row by row from the generators.
-        shape = (request.noise.shape[0], request.noise.shape[1])
-        normal = draw(shape, request.generator, values.device).flatten()
-        level = torch.special.ndtr(normal.double())
-        ladder = chances.double().cumsum(1)
-        return (ladder < level[:, None] * ladder[:, -1:]).sum(1).clamp_max(values.shape[1] - 1)
+        return by_chance(chances, request)
 
 
 def standardised(values: Tensor) -> Tensor:
     """Values `[N, K]` in deviations from their mean over K; 0 where they do not differ."""
     deviation = values.std(1, keepdim=True, correction=0)
     return (values - values.mean(1, keepdim=True)) / deviation.clamp_min(1e-8)
-
-
-def seconds_per_chunk(policy: Policy, repeats: int = 5) -> float:
-    """Longest of a few samples for one observation of zeros, after one that warms up."""
-    observation: dict[str, Any] = {
-        key: [""] if o.kind == "text" else np.zeros((1, policy.obs_horizon, *o.shape), o.dtype)
-        for key, o in policy.spec.observations.items()
-    }
-    generator = torch.Generator(policy.device).manual_seed(0)
-    taken = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        policy.sample(observation, generator=generator)
-        taken.append(time.perf_counter() - started)
-    return max(taken[1:])

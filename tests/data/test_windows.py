@@ -103,6 +103,29 @@ def test_windows_equal_the_slow_reference(
             assert batch.mask is None
 
 
+@pytest.mark.parametrize("past", [0, 1, 3])
+def test_a_chunk_holds_only_the_past_that_is_asked_for(past: int) -> None:
+    """The first action that it holds stands in the rows before; everything else is as without."""
+    store = make_store([9, 4])
+    horizons: dict[str, Any] = {"obs_horizon": 4, "pred_horizon": 7, "action_horizon": 2}
+    everything = torch.arange(13)
+    whole = Windows(store, obs_keys=["pos"], **horizons).gather(everything)
+    found = Windows(store, obs_keys=["pos"], past_actions=past, **horizons).gather(everything)
+    first = 3 - past
+    assert torch.equal(found.action[:, first:], whole.action[:, first:])
+    assert torch.equal(found.action[:, :first], whole.action[:, first : first + 1].expand(-1, first, -1))
+    assert torch.equal(found.observation["pos"], whole.observation["pos"])
+
+
+@pytest.mark.parametrize("past", [-1, 4])
+def test_a_past_beyond_the_history_is_refused(past: int) -> None:
+    with pytest.raises(ConfigError, match=rf"past_actions={past} must be in \[0, 3\]"):
+        Windows(
+            make_store([5]), obs_keys=["pos"], obs_horizon=4, pred_horizon=7, action_horizon=2,
+            past_actions=past,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(("representation", "last"), [("ee_delta", 0.0), ("joint_position", None)])
 def test_padding_follows_the_action(representation: str, last: float | None) -> None:
     store = make_store([5], representation)

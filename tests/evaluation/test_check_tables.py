@@ -34,6 +34,15 @@ def test_numbers_are_those_of_the_file(tmp_path: Path) -> None:
     assert "(abcdef0, 2026-01-02)" in page
 
 
+def test_transports_have_a_line_each(tmp_path: Path) -> None:
+    found = {"sent": 1000, "lost": 2, "round_trip_ms": {"p50": 0.51, "p99": 3.456}}
+    values = {"transports": {"dds": found, "zenoh": {**found, "lost": 0}}}
+    (tmp_path / "transports.json").write_text(json.dumps(values))
+    page = check_sections(tmp_path)
+    assert "| dds | 1,000 (2) | 0.51 / 3.46 |" in page
+    assert "| zenoh | 1,000 (0) |" in page
+
+
 def test_what_has_no_table_is_named_all_the_same(tmp_path: Path) -> None:
     assert check_sections(tmp_path) == ""
     (tmp_path / "new.json").write_text("{}")

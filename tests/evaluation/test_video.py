@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from robopolicy.evaluation.evaluate import evaluate
-from robopolicy.evaluation.video import record_episodes, tile, write_gif
+from robopolicy.evaluation.video import read_mp4, record_episodes, tile, untile, write_gif, write_mp4
 from robopolicy.registry import register
 from robopolicy.rollout import ExpertActor, LaneView
 from tests.toy_env import ToyConfig, ToyEnv, toy_task
@@ -70,7 +70,8 @@ def test_more_episodes_than_lanes_are_filmed_in_turn(tmp_path: Path) -> None:
 def test_the_actor_sees_the_batch_of_the_evaluation(tmp_path: Path) -> None:
     class Counting(ExpertActor):
         def act(self, view: LaneView) -> None:
-            sizes.update((len(view.seeds), *(len(v) for v in view.observation.values())))
+            assert view.executed is not None
+            sizes.update(len(v) for v in (view.seeds, view.executed, *view.observation.values()))
 
     sizes: set[int] = set()
     actor = Counting(8)
@@ -100,3 +101,16 @@ def test_a_grid_keeps_the_last_frame_of_short_films() -> None:
     assert grid[-1].shape == (6, 12, 3)
     assert grid[-1][3, 3, 0] == 1
     assert grid[-1][3, 9, 0] == 2
+
+
+def test_what_is_put_into_a_grid_can_be_taken_out_of_the_film(tmp_path: Path) -> None:
+    films = [[np.full((16, 16, 3), 60 * value, np.uint8)] * 3 for value in (1, 2, 3)]
+    write_mp4(tmp_path / "v.mp4", tile(films), 5)
+    frames, rate = read_mp4(tmp_path / "v.mp4")
+    assert (len(frames), rate) == (3, 5)
+    shown = untile(frames[0], size=16)
+    assert [picture.shape for picture in shown] == [(16, 16, 3)] * 4
+    np.testing.assert_allclose([np.median(picture) for picture in shown], [60, 120, 180, 0], atol=3)
+    (row,) = tile(films, columns=3, hold=-2)
+    assert len(untile(row, size=16)) == 3
+    np.testing.assert_array_equal(untile(row, size=16)[2], films[2][0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardware.deploy import DeployConfig, deploy
+from hardware.deploy import DeployConfig, deploy, in_its_scene
 from hardware.executor import ExecutorConfig
 from hardware.record import reason_names
 from hardware.session import SessionConfig
@@ -20,6 +20,7 @@ from hardware.wire_results import WireResults, summarise
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError, SpecMismatch
+from robopolicy.evaluation.video import read_mp4
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.policies.policy import Policy, Provenance
 from robopolicy.registry import build
@@ -75,6 +76,9 @@ def test_episodes_are_run_recorded_and_gone_on_with(tmp_path: Path, mode: Any) -
     further = dataclasses.replace(config, episodes=2, record=False, steer=steer)
     (second,) = deploy(further, ask=Operator(), say=said.append)
     assert second.seed == 3000001
+    assert (
+        deploy(further, ask=pytest.fail, say=said.append) == []
+    )  # all of them are there: nothing is started
     found = json.loads((tmp_path / "wire.json").read_text())["conditions"]["as is"]
     assert found["count"] == 2
     assert found["settings"].get("steer", {}).get("name") == (steer and "costs")
@@ -100,6 +104,20 @@ def test_refusals_come_before_anything_is_started(tmp_path: Path) -> None:
     without = checkpoint(tmp_path, task=None)
     with pytest.raises(ConfigError, match="has no task: give horizon="):
         deploy(DeployConfig(robot=robot(), checkpoint=without), ask=Operator())
+
+
+def test_a_simulated_robot_is_put_into_the_scene_of_the_checkpoint() -> None:
+    task = Task(name="lift_hard", env={"name": "robosuite"}, horizon=150)
+    config = DeployConfig(robot=RobotSpec.load("panda_sim"), checkpoint="c")
+    told = SessionConfig(simulator={"pose_hz": 10})
+    assert in_its_scene(config, task).simulator == {"task": "lift_hard"}
+    config = dataclasses.replace(config, session=told)
+    assert in_its_scene(config, task).simulator == {"pose_hz": 10, "task": "lift_hard"}
+    assert in_its_scene(config, dataclasses.replace(task, name="my_own")) is told
+    assert in_its_scene(config, None) is told
+    named = dataclasses.replace(config, session=SessionConfig(simulator={"task": "lift"}))
+    assert in_its_scene(named, task).simulator == {"task": "lift"}
+    assert in_its_scene(dataclasses.replace(config, robot=robot()), task) is told
 
 
 def test_results_of_several_runs_add_up(tmp_path: Path) -> None:
@@ -148,4 +166,8 @@ def test_on_the_simulated_panda(tmp_path: Path) -> None:
     cube = recorded["object-state"][:, :3]
     assert 0.001 < cube.std(axis=0).max() < 0.02  # noisy as asked
     np.testing.assert_allclose(recorded["robot0_eef_pos"][0], [-0.1, 0.0, 1.0], atol=0.1)
+    frames, rate = read_mp4(tmp_path / "out" / f"episode_{episode.seed}.mp4")
+    assert rate == 20
+    assert frames[0].shape == (32, 32, 3)
+    assert frames[0][:15].mean() < frames[0][17:].mean()  # a dark strip with a label above the scene
     assert (tmp_path / "out" / "episode_3000000.mp4").stat().st_size > 500

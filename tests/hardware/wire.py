@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
+import time
+from collections.abc import Callable
 
 from hardware.transport.dds import Network
 
@@ -17,3 +20,19 @@ _turns = itertools.count(os.getppid() * 7)
 def free_network() -> Network:
     """A loopback network of a test's own."""
     return Network(domain=1 + _worker * _EACH + next(_turns) % _EACH)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(what: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

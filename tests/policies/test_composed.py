@@ -55,6 +55,17 @@ def test_it_observes_what_any_observes_and_corrects_by_default() -> None:
         composed.sample(observation(4, spec=composed.spec), noise=torch.zeros(4, 1, 8, 2))
 
 
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    """Langevin steps included, which the generators of each row draw."""
+    composed = ComposedPolicy([diffusion(), diffusion(CAMERA)], [1.0, 1.0])
+    seen = observation(3, spec=composed.spec)
+    whole = composed.sample(seen, n=2, generator=generators(1, 2, 3)).actions
+    swapped = {key: np.concatenate([value[:1], 10 * value[[2, 1]]]) for key, value in seen.items()}
+    again = composed.sample(swapped, n=2, generator=generators(1, 5, 6)).actions
+    np.testing.assert_array_equal(whole[0], again[0])
+    assert np.abs(whole[1:] - again[1:]).max() > 0.01
+
+
 def test_other_units_change_nothing() -> None:
     """The same policy behind a codec of another scale: its field is translated, its actions are equal."""
 

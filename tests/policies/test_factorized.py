@@ -19,6 +19,7 @@ from robopolicy.learning.trainer import Trainer
 from robopolicy.policies.composed import ComposedPolicy
 from robopolicy.policies.factorized import FactorizedPolicy
 from robopolicy.registry import build, parse
+from tests.policies.toys import generators
 from tests.policies.two_modes import HORIZONS, SMALL, SPEC, make, observe
 
 NETWORKS: list[dict[str, Any]] = [
@@ -147,6 +148,18 @@ def test_training_modes_leave_the_base_in_evaluation(tmp_path: Path) -> None:
     assert policy.training
     assert policy.encoder.training
     assert not any(module.training for module in policy.base.modules())
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n["name"])
+def test_a_row_does_not_depend_on_its_batch(tmp_path: Path, network: dict[str, Any]) -> None:
+    policy, seen = factorized(save_base(tmp_path / "base", network=network), network=network), observe(3)
+    for parameter in policy.network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    whole = policy.sample(seen, n=2, generator=generators(1, 2, 3)).actions
+    swapped = {key: np.concatenate([value[:1], 10 * value[[2, 1]]]) for key, value in seen.items()}
+    again = policy.sample(swapped, n=2, generator=generators(1, 5, 6)).actions
+    np.testing.assert_array_equal(whole[0], again[0])
+    assert np.abs(whole[1:] - again[1:]).max() > 0.01
 
 
 def test_it_counts_both_networks(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from tests.policies.toys import NETWORK, check_two_modes, generators, learn_two_
 SMALL = {"width": 64, "blocks": 2}
 TRANSFORMER = {"name": "transformer", "width": 32, "layers": 2, "heads": 2}
 DIT = {"name": "dit", "width": 32, "layers": 2, "heads": 2}
+MOE = {"name": "moe", "width": 32, "layers": 2, "heads": 2, "experts": 4}
 STEPS = {"name": "ddim", "steps": 4}
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("diffusion", {"network": TRANSFORMER, "sampler": STEPS}),
     ("diffusion", {"network": DIT, "sampler": STEPS}),
+    ("diffusion", {"network": MOE, "sampler": STEPS}),
     ("diffusion", {"network": {"name": "dppo_mlp", "width": 64}, "sampler": {"name": "dpm", "steps": 4}}),
     ("diffusion", {"network": NETWORK, "sampler": {**STEPS, "corrector": {"steps": 2}}}),
     ("beso", {"network": NETWORK}),
@@ -28,7 +30,9 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("gmm", SMALL),
     ("gmm", {**SMALL, "low_noise": False}),
 ]
-IDS = ("transformer", "dit", "dppo_mlp", "corrected", "beso", "guided", "gaussian", "gmm", "noisy gmm")
+IDS = (
+    "transformer", "dit", "moe", "dppo_mlp", "corrected", "beso", "guided", "gaussian", "gmm", "noisy gmm",
+)  # fmt: skip
 every = pytest.mark.parametrize(("name", "settings"), FAMILIES, ids=IDS)
 
 

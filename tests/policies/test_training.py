@@ -20,6 +20,7 @@ FAMILIES = {
     "transformer": ("network=transformer_small", "network.width=16", "network.layers=1", "sampler=dpm",
                     "sampler.steps=3"),
     "dit": ("network=dit_small", "network.width=16", "network.layers=1", "sampler=ddpm", "sampler.steps=5"),
+    "moe": ("network=moe_small", "network.width=16", "network.layers=1", "sampler.steps=3"),
     "dppo_mlp": ("network=dppo_mlp", "network.width=32", "sampler=heun", "sampler.steps=3"),
     "corrected": (*SMALL_MLP, "sampler.corrector.steps=1", "sampler.steps=2"),
     "beso": ("policy=beso", *SMALL_MLP, "observations=[position,goal,goal/position]"),
@@ -44,6 +45,16 @@ def test_trains_and_loads(family: str, store: Path, tmp_path: Path) -> None:
     run("train", *line, f"out={tmp_path}/whole", "trainer.steps=4")  # an equal command finds it done
     again = load(tmp_path / "whole")
     assert all((a == b).all() for a, b in zip(policy.parameters(), again.parameters(), strict=True))
+
+
+def test_a_policy_that_learned_no_past_is_not_verified_by_it(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*HORIZONS, *SMALL_MLP, "trainer.steps=1", "validation=0", "past_actions=0"]
+    run("train", f"data={store}", f"out={tmp_path}/run", *settings)
+    with pytest.raises(SystemExit):
+        run("evaluate", f"checkpoint={tmp_path}/run", "steer=past_verified", "video=0")
+    assert "trained with past_actions=0" in capsys.readouterr().err
 
 
 def test_another_sampler_at_evaluation(store: Path, tmp_path: Path) -> None:

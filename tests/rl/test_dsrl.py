@@ -10,6 +10,7 @@ from robopolicy.policies.dsrl import NoiseSteeredConfig, NoiseSteeredPolicy
 from robopolicy.registry import to_dict
 from robopolicy.rl.dsrl import noise_authority, truncated_normal
 from robopolicy.rl.replay import observations
+from tests.policies.toys import generators
 from tests.rl.toy_base import LEARNER, astray, practise, refiner
 from tests.rl.toy_policy import toy_policy
 from tests.toy_env import toy_spec
@@ -62,6 +63,14 @@ def test_noise_never_leaves_its_bound(bound: float, repeat: bool) -> None:
     assert asked[0].abs().max() <= bound
     assert asked[0].abs().max() > 0.99 * bound
     assert torch.equal(asked[0], asked[0][:, :, :1].expand_as(asked[0])) is repeat
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    policy, observation = steered(), seen()
+    whole = policy.sample(observation, n=2, generator=generators(1, 2, 3, 4, 5)).actions
+    alone = {key: value[1:2] for key, value in observation.items()}
+    found = policy.sample(alone, n=2, generator=generators(2)).actions
+    torch.testing.assert_close(found[0], whole[1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("repeat", [False, True])

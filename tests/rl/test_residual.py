@@ -7,6 +7,7 @@ import torch
 from robopolicy.policies.policy import Policy
 from robopolicy.policies.residual import ResidualConfig, ResidualPolicy
 from robopolicy.registry import to_dict
+from tests.policies.toys import generators
 from tests.rl.toy_base import astray, practise, refiner
 from tests.rl.toy_policy import toy_policy
 
@@ -46,6 +47,16 @@ def test_only_the_executed_rows_are_corrected_and_no_further_than_the_scale() ->
     assert (moved[:, :, :1] == 0).all()
     assert (moved[:, :, 4:] == 0).all()
     torch.testing.assert_close(moved[:, :, 1:4], torch.full((5, 1, 3, 2), 0.25))
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    policy, observation = corrected(toy_policy(sampler={"name": "ddpm", "steps": 5})), seen()
+    for parameter in policy.actor.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    whole = policy.sample(observation, n=2, generator=generators(1, 2, 3, 4, 5)).actions
+    alone = {key: value[1:2] for key, value in observation.items()}
+    found = policy.sample(alone, n=2, generator=generators(2)).actions
+    torch.testing.assert_close(found[0], whole[1], atol=1e-5, rtol=0)
 
 
 def test_the_correction_towards_an_action_is_the_one_that_reaches_it() -> None:

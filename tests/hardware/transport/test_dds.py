@@ -15,9 +15,10 @@ pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 from cyclonedds.core import DDSException
 
 from hardware.extras import MissingExtra, require
-from hardware.transport.dds import LATCHED, STATE, DdsTimeout, Network, Participant, Quality
+from hardware.transport.dds import LATCHED, STATE, Network, Participant, Quality
 from hardware.transport.idl_ros import Bool, Image, JointState
 from hardware.transport.idl_unitree import LowCmd, LowCmdIdl
+from hardware.transport.topics import TopicTimeout
 from robopolicy.errors import ConfigError, RobopolicyError
 from tests.hardware.wire import free_network
 
@@ -175,9 +176,9 @@ def test_a_sample_that_cannot_be_decoded_does_not_take_its_neighbours_along(
 def test_nobody_there_is_said_with_the_topic() -> None:
     with Participant(free_network()) as participant:
         writer = participant.writer("rt/nobody", Bool)
-        with pytest.raises(DdsTimeout, match=r"subscribes to rt/nobody within 0\.05 s \(0 of 1\)"):
+        with pytest.raises(TopicTimeout, match=r"subscribes to rt/nobody within 0\.05 s \(0 of 1\)"):
             writer.wait_matched(0.05)
-        with pytest.raises(DdsTimeout, match="publishes rt/nothing"):
+        with pytest.raises(TopicTimeout, match="publishes rt/nothing"):
             participant.reader("rt/nothing", Bool).wait_matched(0.05)
 
 
