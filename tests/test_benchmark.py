@@ -77,15 +77,15 @@ def test_parts_are_added_to_one_file_and_the_page_follows_it(tmp_path: Path) -> 
 
 
 def test_families_of_policies_take_turns(tmp_path: Path) -> None:
-    overrides = ["what=families", "policies=[gaussian,beso]"]
+    overrides = ["what=families", "policies=[gaussian,factorized]"]
     rows = run_benchmark(quick(tmp_path, *overrides))["families"]["rows"]
     assert [(row["policy"], row["batch"], row["calls"]) for row in rows] == [
         ("gaussian", 1, 1),
         ("gaussian", 256, 1),
-        ("beso", 1, 5),
-        ("beso", 256, 5),
+        ("factorized", 1, 20),
+        ("factorized", 256, 20),
     ]
-    assert "| beso | 3." in (tmp_path / "page.md").read_text()
+    assert "| factorized | 7." in (tmp_path / "page.md").read_text()
 
 
 @pytest.mark.slow

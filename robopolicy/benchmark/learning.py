@@ -14,6 +14,7 @@ from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
 from robopolicy.evaluation.cost import blank_observation
+from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer
 from robopolicy.policies.denoising import DenoisingPolicy
@@ -147,9 +148,14 @@ def families(
     return rows
 
 
-def prepared(name: str, data: Path, directory: Path, device: str) -> Policy:
-    """A policy by name in its default configuration, before training."""
-    overrides = [f"policy={name}", f"data={data}", f"device={device}", "validation=0"]
+def prepared(name: str, data: Path, directory: Path, device: str, *words: str) -> Policy:
+    """A policy by name in its default configuration, before training; a factorised one on such a base."""
+    overrides = [f"policy={name}", f"data={data}", f"device={device}", "validation=0", *words]
+    if name == "factorized":
+        first = next(iter(EpisodeStore.open(data).spec.observations))
+        base = prepared("diffusion", data, directory / "bases", device, f"observations=[{first}]")
+        save_checkpoint(directory / "bases/kept", base)
+        overrides.append(f"policy.base={directory}/bases/kept")
     composed = compose("train", [*overrides, f"out={directory}/{name}"])
     policy = prepare(parse(TrainConfig, composed, "train"), progress=False).policy
     assert isinstance(policy, Policy)
