@@ -21,10 +21,9 @@ from hardware.link import default_directory
 from hardware.messages import Command
 from hardware.observe import Observer
 from hardware.record import EpisodeRecorder
-from hardware.session import Session, SessionConfig, with_cameras
+from hardware.session import Session, SessionConfig, in_its_scene, with_cameras
 from hardware.spec import LifeState, RobotSpec
 from hardware.wire_results import WireResults
-from robopolicy.compose import config_directory
 from robopolicy.errors import ConfigError
 from robopolicy.registry import to_dict
 from robopolicy.rollout import PolicyActor
@@ -32,7 +31,6 @@ from robopolicy.seeding import block_of, episode_seeds, refuse_overlap
 
 if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
-    from robopolicy.task import Task
 
 _LOOP_S = 0.004
 _STATUS_S = 0.2
@@ -105,7 +103,8 @@ def deploy(
         SpecMismatch: the robot cannot supply what the policy observes, or not do what it asks.
     """
     policy = _load(config)
-    config = dataclasses.replace(config, session=in_its_scene(config, policy.provenance.task))
+    scene = in_its_scene(config.robot, config.session, policy.provenance.task)
+    config = dataclasses.replace(config, session=scene)
     # The cheap refusals come first: nothing has been started yet.
     observer = Observer(config.robot, policy.spec, matching=config.executor.latency_matching)
     command_map = CommandMap(config.robot, policy.spec.action)
@@ -304,18 +303,6 @@ def _actor(policy: Policy, config: ExecutorConfig) -> PolicyActor:
     from robopolicy.policies.continuation import ContinuingActor
 
     return ContinuingActor(policy, rows)
-
-
-def in_its_scene(config: DeployConfig, task: Task | None) -> SessionConfig:
-    """The session with a simulation of the checkpoint's task, so that a seed is the same episode there.
-
-    A task that `session.simulator` names, or one without a yaml of its name, is left alone.
-    """
-    session = config.session
-    known = task is not None and (config_directory() / "task" / f"{task.name}.yaml").is_file()
-    if task is None or not known or not config.robot.simulator or "task" in session.simulator:
-        return session
-    return dataclasses.replace(session, simulator={**session.simulator, "task": task.name})
 
 
 @contextlib.contextmanager

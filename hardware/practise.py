@@ -24,7 +24,7 @@ import numpy as np
 from hardware.deploy import run_directory
 from hardware.lane import RobotChunkStep, RobotLane
 from hardware.record import reason_names
-from hardware.session import Session, SessionConfig, with_cameras
+from hardware.session import Session, SessionConfig, in_its_scene, with_cameras
 from hardware.spec import RobotSpec
 from robopolicy.errors import ConfigError
 from robopolicy.evaluation.evaluate import Evaluation, evaluate
@@ -126,7 +126,8 @@ def practise(
     seeds = episode_seeds("report", config.episodes)
     hold = settings.convention.success_hold
     practised = dataclasses.replace(task, success_hold=task.horizon if hold < 0 else hold)
-    cameras = with_cameras(config.robot, config.session, base.spec)
+    scene = in_its_scene(config.robot, config.session, task)
+    cameras = with_cameras(config.robot, scene, base.spec)
     with run_directory() as directory, Session(config.robot, directory, cameras, ask=ask) as session:
 
         def measure(policy: Policy, name: str) -> Evaluation | None:

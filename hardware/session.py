@@ -21,12 +21,14 @@ from hardware.chunks import PlayerConfig
 from hardware.link import RobotLink
 from hardware.robot import RobotError
 from hardware.spec import LifeState, RobotSpec
+from robopolicy.compose import config_directory
 from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.spec import Spec
 
 if TYPE_CHECKING:
     from hardware.sim.client import Scene
     from hardware.sim.process import Simulated
+    from robopolicy.task import Task
 
 _STREAMS_S = 3.0
 _ARM_TRIES, _ARM_PAUSE_S = 3, 0.5
@@ -225,3 +227,14 @@ def with_cameras(robot: RobotSpec, config: SessionConfig, wanted: Spec) -> Sessi
         if observation.kind == "image" and len(parts) == 1 and parts[0].endswith(".image"):
             found.setdefault(parts[0].removesuffix(".image"), observation.shape[0])
     return dataclasses.replace(config, cameras=found)
+
+
+def in_its_scene(robot: RobotSpec, config: SessionConfig, task: Task | None) -> SessionConfig:
+    """The same with a simulation of a checkpoint's task, so that a seed is the same episode there.
+
+    A task that `simulator` names, or one without a yaml of its name, is left alone.
+    """
+    known = task is not None and (config_directory() / "task" / f"{task.name}.yaml").is_file()
+    if task is None or not known or not robot.simulator or "task" in config.simulator:
+        return config
+    return dataclasses.replace(config, simulator={**config.simulator, "task": task.name})

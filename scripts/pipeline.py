@@ -15,6 +15,7 @@ from robopolicy.cli import command
         "python scripts/pipeline.py",
         "python scripts/pipeline.py until=practised",
         "python scripts/pipeline.py out=outputs/try episodes=20",
+        "python scripts/pipeline.py stages=g1_reach",
     ],
 )
 def main(config: dict[str, Any]) -> None:
@@ -24,7 +25,9 @@ def main(config: dict[str, Any]) -> None:
 
     settings = parse(PipelineConfig, config, "pipeline")
     run_pipeline(settings)
-    print(f"\nWritten to {settings.out}/pipeline.json; reports are in {settings.out}/<stage>/report.")
+    out = settings.out
+    print(f"\nTable, figure and film: {out}/pipeline.json, stages.png, stages.mp4.")
+    print(f"Reports: {out}/<stage>/report/report.html.")
 
 
 if __name__ == "__main__":

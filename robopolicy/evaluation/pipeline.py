@@ -2,6 +2,7 @@
 
 A stage is a list of the same commands that people type. Its last ones measure what it made and leave
 ``<out>/<stage>/report/evaluation.json``, or ``<out>/<stage>/wire.json`` where the episodes ran on a robot.
+At the end ``<out>`` has the table, a figure of it, and a film of the same episodes at every stage.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, RobopolicyError, unknown
 from robopolicy.evaluation.evaluate import Evaluation
 from robopolicy.evaluation.machine import stamp
+from robopolicy.evaluation.pipeline_film import write_stages_film
+from robopolicy.evaluation.plots import pipeline_stages
 from robopolicy.evaluation.statistics import paired_difference, wilson
 
 
@@ -45,7 +48,10 @@ class PipelineConfig:
 
 
 def run_pipeline(config: PipelineConfig) -> list[dict[str, Any]]:
-    """Run what is not done yet and write the table after every stage; returns its rows.
+    """Run what is not done yet and write the table after every stage, figure and film after the last.
+
+    Returns:
+        The rows of the table.
 
     Raises:
         RobopolicyError: a command failed; it is named, and the next run goes on with it.
@@ -66,12 +72,14 @@ def run_pipeline(config: PipelineConfig) -> list[dict[str, Any]]:
             journal[line] = time.monotonic() - started
             _write(journal_file, journal)
         rows.append(_row(out, stage, sum(journal[line] for line in lines), rows))
-        table = {"task": config.task, "stages": rows, **stamp()}
         for target in {str(out / "pipeline.json"), config.results} - {None}:
-            _write(Path(str(target)), table)
+            _write_table(Path(str(target)), config.task, rows)
         print(markdown(rows), flush=True)
         if stage == config.until:
             break
+    pipeline_stages(rows, out / "stages.png")
+    for sentence in write_stages_film(rows, out):
+        print(sentence, flush=True)
     return rows
 
 
@@ -158,6 +166,13 @@ def _gain(after: Mapping[str, bool], before: Mapping[str, bool]) -> dict[str, fl
         return None
     pair = [[after[seed] for seed in shared]], [[before[seed] for seed in shared]]
     return asdict(paired_difference(*pair).interval)
+
+
+def _write_table(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
+    """What stands in the file already keeps the stamp of the run that measured it."""
+    if path.is_file() and json.loads(path.read_text())["stages"][: len(rows)] == rows:
+        return
+    _write(path, {"task": task, "stages": rows, **stamp()})
 
 
 def _write(path: Path, values: Any) -> None:

@@ -120,6 +120,33 @@ def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]
         axis.legend(loc="lower right")
 
 
+def pipeline_stages(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Success after each stage of a pipeline, on the same episodes; below, what the stage has cost.
+
+    Args:
+        rows: of the pipeline's table.
+    """
+    names = [row["stage"] for row in rows]
+    with _figure(path, 1, heights=(1.0, 0.5, 0.5)) as (success, steps, episodes):
+        rates = [Interval(**row["success"]) for row in rows]
+        success.plot([rate.value for rate in rates], color=GREY, linewidth=1)
+        for place, rate in enumerate(rates):
+            _point(success, place, rate, BLUE, None)
+            success.annotate(
+                f"{rate.value:.0%}", (place, rate.value), (7, 5), textcoords="offset points", color=BLUE
+            )
+        success.set(ylabel=f"success of {rows[0]['episodes']}", ylim=(-0.02, 1.04))
+        for imagined, colour, label in ((False, ORANGE, "in the simulator"), (True, GREY, "imagined")):
+            counts = [row["practised_steps"] / 1000 * (row["imagined"] == imagined) for row in rows]
+            steps.bar(names, counts, width=0.5, color=colour, label=label)
+        steps.set(ylabel="practised steps\n(thousands)")
+        steps.legend()
+        episodes.bar(names, [row["recorded_episodes"] for row in rows], width=0.5, color=GREEN)
+        episodes.set(ylabel="recorded\nepisodes", xlim=(-0.5, len(rows) - 0.5))
+        for axis in (success, steps, episodes):
+            axis.grid(visible=False, axis="x")
+
+
 def error_by_dimension(error: Mapping[str, Any], path: str | Path) -> None:
     """Offline error by action dimension and by step ahead, relative to the data's standard deviation."""
     with _figure(path, 2) as axes:
@@ -154,12 +181,15 @@ def _point(axis: Axes, x: float, interval: Interval, colour: Any, label: str | N
 
 
 @contextmanager
-def _figure(path: str | Path, columns: int) -> Iterator[list[Axes]]:
+def _figure(path: str | Path, columns: int, heights: Sequence[float] = (1.0,)) -> Iterator[list[Axes]]:
+    """Axes side by side, or below each other with these heights."""
     with plt.rc_context(STYLE):
-        size = (5.2 * columns, 3.4)
-        figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            len(heights), columns, figsize=(5.2 * columns, 3.4 * sum(heights)), squeeze=False,
+            sharex="col", height_ratios=heights, layout="constrained",
+        )  # fmt: skip
         try:
-            yield list(axes[0])
+            yield list(axes.flat)
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=130)
         finally:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from robopolicy.compose import compose
+from robopolicy.compose import compose, options
 from robopolicy.errors import ConfigError, RobopolicyError
 from robopolicy.evaluation import pipeline
 from robopolicy.evaluation.evaluate import EpisodeRow, Evaluation
 from robopolicy.evaluation.pipeline import PipelineConfig, markdown, run_pipeline
+from robopolicy.evaluation.pipeline_film import filmed_seeds
+from robopolicy.evaluation.results import Plan
+from robopolicy.evaluation.tables import write_page
 from tests.commands import run
 from tests.toy_env import toy_task
 
@@ -99,30 +104,74 @@ def test_a_stage_that_measures_nothing_is_named(tmp_path: Path, calls: list[str]
         run_pipeline(configured(tmp_path, stages={"empty": ()}))
 
 
-def test_the_shipped_stages_are_commands_that_compose() -> None:
-    settings = compose("pipeline")
-    for lines in settings["stages"].values():
-        for line in lines:
-            script, *words = line.split()
-            compose(script.removesuffix(".py"), words)
+def test_a_table_that_is_there_already_keeps_its_stamp(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "stamp", lambda: {"commit": "first"})
+    run_pipeline(configured(tmp_path))
+    monkeypatch.setattr(pipeline, "stamp", lambda: {"commit": "second"})
+    run_pipeline(configured(tmp_path, until="cloned"))
+    found = json.loads((tmp_path / "pipeline.json").read_text())
+    assert (found["commit"], len(found["stages"])) == ("first", 3)
+    stages = {**configured(tmp_path).stages, "cloned": (f"measure {tmp_path}/cloned 7",)}
+    run_pipeline(configured(tmp_path, stages=stages))
+    assert json.loads((tmp_path / "pipeline.json").read_text())["commit"] == "second"
+
+
+def test_there_is_a_figure_and_a_word_about_missing_films(
+    tmp_path: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_pipeline(configured(tmp_path))
+    assert (tmp_path / "stages.png").stat().st_size > 1000
+    assert "no stage has left a film" in capsys.readouterr().out
+
+
+def test_the_results_page_has_table_and_figure(tmp_path: Path, calls: list[str]) -> None:
+    run_pipeline(configured(tmp_path / "out", results=str(tmp_path / "results" / "pipeline" / "t.json")))
+    write_page(Plan(sections=()), {}, tmp_path / "docs" / "results.md", tmp_path / "results")
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "| practised | 90% [" in page
+    assert "(one_checkpoint_through_everything_t.png)" in page
+    assert (tmp_path / "docs" / "one_checkpoint_through_everything_t.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("stages", options("stages"))
+def test_the_shipped_stages_are_commands_that_compose(stages: str) -> None:
+    for line in _lines(compose("pipeline", [f"stages={stages}"])["stages"]):
+        script, *words = line.split()
+        compose(script.removesuffix(".py"), words)
 
 
 @pytest.mark.slow
 @pytest.mark.sim
-def test_from_commands_to_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two real stages on a small task; a second run finds everything done."""
-    out = tmp_path / "cloned"
-    lines = [
-        f"collect.py task=avoidance episodes=4 workers=0 out={out}/demonstrations.zarr",
-        f"train.py task=avoidance data={out}/demonstrations.zarr out={out}/run trainer.steps=10 validation=0",
-        f"evaluate.py checkpoint={out}/run episodes=4 workers=0 video=0 out={out}/report",
-    ]
-    quoted = "[" + ",".join(f"'{line}'" for line in lines) + "]"
-    words = [f"out={tmp_path}", "until=cloned", "episodes=4", f"stages.cloned={quoted}"]
+def test_everything_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped stages with few episodes and steps; a second run finds everything done."""
+    pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
     monkeypatch.setattr("sys.argv", [str(Path(__file__).parents[2] / "scripts" / "pipeline.py")])
-    run("pipeline", *words)
-    (row,) = json.loads((tmp_path / "pipeline.json").read_text())["stages"]
-    assert row["episodes"] == row["recorded_episodes"] == 4
-    assert row["seconds"] > 0
-    run("pipeline", *words)
-    assert json.loads((tmp_path / "pipeline.json").read_text())["stages"] == [row]
+    words = yaml.safe_load(Path(__file__).with_name("pipeline_miniature.yaml").read_text())
+    out, common = tmp_path / "out", [f"out={tmp_path / 'out'}", "episodes=2"]
+    for stage, lines in compose("pipeline", common)["stages"].items():
+        smaller = [" ".join([line, *(words[key] for key in words if key in line.split())]) for line in lines]
+        common.append(f"stages.{stage}=[{','.join(map(repr, smaller))}]")
+    run("pipeline", *common)
+    rows = {row["stage"]: row for row in json.loads((out / "pipeline.json").read_text())["stages"]}
+    assert list(rows) == ["cloned", "imagined", "practised", "guided", "deployed"]
+    assert {row["episodes"] for row in rows.values()} == {2}
+    assert [row["recorded_episodes"] for row in rows.values()] == [4, 4, 0, 4, 0]
+    assert [row["practised_steps"] > 0 for row in rows.values()] == [False, True, True, False, False]
+    assert [row["imagined"] for row in rows.values()] == [False, True, False, False, False]
+    assert all(row["gain"] is not None for row in rows.values() if row["stage"] != "cloned")
+    wire = json.loads((out / "deployed" / "wire.json").read_text())["conditions"]["as is"]
+    assert wire["settings"]["simulator"] == {"task": "lift_hard"}
+    assert wire["settings"]["steer"]["name"] == "value"
+    assert wire["minus_in_simulator"]["pairs"] == 2
+    assert filmed_seeds(out / "guided") == [3_000_000]
+    assert filmed_seeds(out / "deployed") == [3_000_000, 3_000_001]
+    assert (out / "stages.png").stat().st_size > 1000
+    before = [(out / name).read_bytes() for name in ("pipeline.json", "journal.json", "stages.mp4")]
+    run("pipeline", *common)
+    assert [(out / n).read_bytes() for n in ("pipeline.json", "journal.json", "stages.mp4")] == before
+
+
+def _lines(stages: Mapping[str, Sequence[str]]) -> list[str]:
+    return [line for lines in stages.values() for line in lines]

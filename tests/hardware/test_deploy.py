@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from hardware.deploy import DeployConfig, deploy, in_its_scene
+from hardware.deploy import DeployConfig, deploy
 from hardware.executor import ExecutorConfig
 from hardware.record import reason_names
-from hardware.session import SessionConfig
+from hardware.session import SessionConfig, in_its_scene
 from hardware.spec import RobotSpec
 from hardware.wire_results import WireResults, summarise
 from robopolicy.codecs import Codec, CodecConfig
@@ -107,17 +107,16 @@ def test_refusals_come_before_anything_is_started(tmp_path: Path) -> None:
 
 
 def test_a_simulated_robot_is_put_into_the_scene_of_the_checkpoint() -> None:
+    panda = RobotSpec.load("panda_sim")
     task = Task(name="lift_hard", env={"name": "robosuite"}, horizon=150)
-    config = DeployConfig(robot=RobotSpec.load("panda_sim"), checkpoint="c")
     told = SessionConfig(simulator={"pose_hz": 10})
-    assert in_its_scene(config, task).simulator == {"task": "lift_hard"}
-    config = dataclasses.replace(config, session=told)
-    assert in_its_scene(config, task).simulator == {"pose_hz": 10, "task": "lift_hard"}
-    assert in_its_scene(config, dataclasses.replace(task, name="my_own")) is told
-    assert in_its_scene(config, None) is told
-    named = dataclasses.replace(config, session=SessionConfig(simulator={"task": "lift"}))
-    assert in_its_scene(named, task).simulator == {"task": "lift"}
-    assert in_its_scene(dataclasses.replace(config, robot=robot()), task) is told
+    named = SessionConfig(simulator={"task": "lift"})
+    assert in_its_scene(panda, SessionConfig(), task).simulator == {"task": "lift_hard"}
+    assert in_its_scene(panda, told, task).simulator == {"pose_hz": 10, "task": "lift_hard"}
+    assert in_its_scene(panda, told, dataclasses.replace(task, name="my_own")) is told
+    assert in_its_scene(panda, told, None) is told
+    assert in_its_scene(panda, named, task) is named
+    assert in_its_scene(robot(), told, task) is told
 
 
 def test_results_of_several_runs_add_up(tmp_path: Path) -> None:
