@@ -13,6 +13,7 @@ Actions are in (-1, 1). Everything random comes from the generator that is given
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ from robopolicy.networks.critic import CriticEnsemble, SquashedGaussian
 from robopolicy.rl import losses
 from robopolicy.rl.optimizers import adam, load_optimizer, optimizer_tensors, step, track
 from robopolicy.rl.presets import ActorCriticConfig, Aggregation
+
+ANYTHING = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class ActorCritic(nn.Module):
         seed: of the initial weights.
         actor: settings of the `SquashedGaussian` beside size and layers.
         encoder: makes the states of a batch, and is trained with the critics alone (as in DrQ).
+        value_range: what a return can be. Targets stay within (as in HER, Andrychowicz et al. 2017), or what
+            the actor finds to be overestimated feeds on itself. Targets that count entropy are not returns.
     """
 
     def __init__(
@@ -72,9 +77,12 @@ class ActorCritic(nn.Module):
         device: torch.device | str = "cpu",
         actor: Mapping[str, float] | None = None,
         encoder: nn.Module | None = None,
+        value_range: tuple[float, float] = ANYTHING,
     ) -> None:
         super().__init__()
         self.config, self.action_size = config, action_size
+        counts_entropy = config.objective == "soft" and config.entropy_backup
+        self.value_range = ANYTHING if counts_entropy else value_range
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.actor = SquashedGaussian(
@@ -126,6 +134,7 @@ class ActorCritic(nn.Module):
     def targets(self, batch: Transitions, generator: torch.Generator) -> Tensor:
         """``reward + discount * value of the next state``, `[B]`, and with the floor no less than returns."""
         found = batch.reward + batch.discount * self.next_value(batch.next_state, generator)
+        found = found.clamp(*self.value_range)
         return torch.maximum(found, batch.returns_for("floor")) if self.config.floor else found
 
     @torch.no_grad()

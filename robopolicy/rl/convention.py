@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,15 @@ class ConventionConfig:
     def success_hold(self) -> int:
         """For `LaneVectorEnv`: 0 ends an episode at its first success, -1 never for its success."""
         return 0 if self.terminate else -1
+
+    def value_range(self, gamma: float) -> tuple[float, float]:
+        """The least and the most that a return discounted by gamma a step can be."""
+        if self.reward == "env":
+            return -math.inf, math.inf
+        most = self.scale / (1 - gamma) if gamma < 1 else math.inf
+        if self.reward == "cost":
+            return -most, 0.0
+        return 0.0, self.scale if self.terminate else most
 
 
 def rewards(step: ChunkStep, convention: ConventionConfig) -> np.ndarray:

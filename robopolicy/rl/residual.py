@@ -77,6 +77,7 @@ class Residual(OffPolicy):
             seed=derive(seed, "learner"),
             device=policy.device,
             actor={"initial_log_std": -1.0, "final_scale": 0.0},
+            value_range=config.convention.value_range(config.gamma),
         )
         self.residual.actor = self.learner.actor
         # The base's chunk for what each lane sees now, made to close its last transition.

@@ -66,6 +66,7 @@ class Scratch(OffPolicy):
             practised.action_size,
             seed=derive(seed, "learner"),
             device=policy.device,
+            value_range=config.convention.value_range(config.gamma),
         )
         practised.actor = self.learner.actor
         if (demonstrated := self.demonstrated()) is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from robopolicy.errors import ConfigError
 from robopolicy.rl import losses
 from robopolicy.rl.actor_critic import ActorCritic, Transitions
+from robopolicy.rl.convention import ConventionConfig, RewardKind
 from robopolicy.rl.presets import PRESETS, learner_config
 
 SMALL = {"hidden": [32, 32], "batch_size": 64}
@@ -78,6 +79,33 @@ def test_soft_targets_stop_at_termination_and_carry_the_entropy_to_come() -> Non
     ended = given.discount == 0
     assert ended.any()
     assert torch.equal(found[ended], given.reward[ended])
+
+
+def test_targets_stay_within_what_a_return_can_be() -> None:
+    config = learner_config({"preset": "sac", **SMALL, "entropy_backup": False})
+    free, bound = (
+        ActorCritic(config, 3, 2, seed=0, value_range=r) for r in ((-math.inf, math.inf), (-0.5, 0.0))
+    )
+    unbound = free.targets(batch(), stream())
+    assert unbound.min() < -0.5 < 0 < unbound.max()
+    torch.testing.assert_close(bound.targets(batch(), stream()), unbound.clamp(-0.5, 0.0))
+    soft = ActorCritic(learner_config({"preset": "sac", **SMALL}), 3, 2, seed=0, value_range=(-0.5, 0.0))
+    assert soft.targets(batch(), stream()).max() > 0  # what counts entropy is not a return
+
+
+@pytest.mark.parametrize(
+    ("reward", "terminate", "wanted"),
+    [
+        ("cost", False, (-200.0, 0.0)),
+        ("cost", True, (-200.0, 0.0)),
+        ("success", False, (0.0, 200.0)),
+        ("success", True, (0.0, 2.0)),
+        ("env", False, (-math.inf, math.inf)),
+    ],
+)
+def test_what_a_return_can_be(reward: RewardKind, terminate: bool, wanted: tuple[float, float]) -> None:
+    convention = ConventionConfig(reward=reward, terminate=terminate, scale=2.0)
+    assert convention.value_range(0.99) == pytest.approx(wanted)
 
 
 def test_the_gradient_of_sac_is_the_one_written_by_hand() -> None:
