@@ -18,6 +18,8 @@ from robopolicy.errors import ConfigError
 _MEMORY = 0.9
 """Of the wandering, from step to step."""
 _SECONDS = 1.0 / CONTROL_HZ
+_FASTEST = 4.0
+"""Of a joint, rad/s: what the robot's guard lets through (6 rad/s), or a policy learns what it may not do."""
 _DAMPING = 0.03
 _MARGIN = 0.05
 """Kept from the joints' limits, rad."""
@@ -136,7 +138,8 @@ class G1Expert:
         goal = self._goal
         noise = self._noise * (0.4 if goal.steady else 1.0) * self._wander
         aim = Goal(goal.places + noise, goal.pointing)
-        self._posture = self._arms.solve(self._posture, aim)
+        move = self._arms.solve(self._posture, aim) - self._posture
+        self._posture = self._posture + move * min(1.0, _FASTEST * _SECONDS / max(np.abs(move).max(), 1e-12))
         return self._arms.holding(self._posture).astype(np.float32)
 
 
