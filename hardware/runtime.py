@@ -231,6 +231,13 @@ def serve(directory: Path) -> None:
         robot.close()
 
 
+def _leave_error(directory: Path, text: str) -> None:
+    """Whole or not at all: the policy's side looks for it all the time."""
+    partial = directory / f".{ERROR_FILE}.partial"
+    partial.write_text(text)
+    partial.replace(directory / ERROR_FILE)
+
+
 def main() -> int:
     """Run the control process of the directory given on the command line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -238,10 +245,10 @@ def main() -> int:
     try:
         serve(directory)
     except RobopolicyError as error:
-        (directory / ERROR_FILE).write_text(str(error))
+        _leave_error(directory, str(error))
         return 1
     except Exception:
-        (directory / ERROR_FILE).write_text(traceback.format_exc())
+        _leave_error(directory, traceback.format_exc())
         raise
     return 0
 
