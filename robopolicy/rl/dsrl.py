@@ -48,7 +48,7 @@ class NoiseConfig(OffPolicyConfig):
     """Published: cost until success, target entropy 0, LayerNorm in every network.
 
     Targets do not count entropy, as in the paper's algorithm (its code does), and stay within what a return
-    can be: without both, values of a task that pays at most 0 rose to 89.
+    can be: without both, values of a task that pays at most 0 rise far above it.
     """
 
     convention: ConventionConfig = field(default_factory=lambda: ConventionConfig(reward="cost"))
