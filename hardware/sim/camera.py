@@ -14,10 +14,11 @@ import mujoco
 import numpy as np
 
 import envs  # noqa: F401  registers the environments
+from hardware.camera import publish
 from hardware.sim.process import settings, ticks
 from hardware.sim.ros2_arm import load_task
 from hardware.transport.dds import LATCHED, SENSOR, Participant
-from hardware.transport.idl_ros import Header, Image, Int64, JointState
+from hardware.transport.idl_ros import Image, Int64, JointState
 from robopolicy import registry
 from robopolicy.errors import ConfigError
 
@@ -41,7 +42,7 @@ class SimulatedCamera:
     """Renders the newest state of the scene."""
 
     def __init__(self, config: CameraSettings, participant: Participant) -> None:
-        self.config = config
+        self.config, self.name = config, config.camera
         task = load_task(config.task)
         self._env = registry.build("env", task.env, task=task)
         self._env.reset(seed=0)
@@ -52,30 +53,27 @@ class SimulatedCamera:
         self._env.render_frame(config.camera, config.size)  # the first picture takes seconds
         self._scenes = participant.reader("rt/sim/scene", JointState, SENSOR)
         self._episodes = participant.reader("rt/sim/episode", Int64, LATCHED)
-        self._images = participant.writer(f"rt/{config.camera}/image_raw", Image, SENSOR)
 
-    def step(self) -> None:
-        """Publish a picture if a new state has come."""
+    def read(self) -> tuple[int, np.ndarray] | None:
+        """A picture of a new state, if one has come."""
         for episode in self._episodes.take():
             self._env.reset(seed=episode.data)  # things that stand still are placed by the seed
         scene = self._scenes.latest()
         if scene is None or len(scene.position) != self._model.nq:
-            return
+            return None
         self._data.qpos[:] = scene.position
         mujoco.mj_kinematics(self._model, self._data)
-        pixels = np.ascontiguousarray(self._env.render_frame(self.config.camera, self.config.size))
-        height, width, _ = pixels.shape
-        header = Header(scene.header.stamp, self.config.camera)
-        self._images.write(Image(header, height, width, "rgb8", 0, 3 * width, pixels.tobytes()))
+        return scene.header.stamp.ns, self._env.render_frame(self.config.camera, self.config.size)
 
 
 def main() -> None:
     """Publish pictures until told to end."""
     config, network = settings(CameraSettings, "A camera in the scene of a simulated arm.")
     with Participant(network) as participant:
+        images = participant.writer(f"rt/{config.camera}/image_raw", Image, SENSOR)
         camera = SimulatedCamera(config, participant)
         for _ in ticks(_POLL_NS, nice=0):
-            camera.step()
+            publish(camera, images)
 
 
 if __name__ == "__main__":
