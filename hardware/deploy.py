@@ -17,6 +17,7 @@ import numpy as np
 
 from hardware.command_map import CommandMap
 from hardware.executor import Executor, ExecutorConfig
+from hardware.film import Film
 from hardware.link import default_directory
 from hardware.messages import Command
 from hardware.observe import Observer
@@ -116,15 +117,13 @@ def deploy(
         seeds = [seed for seed in seeds if seed not in results.seeds]
         if not seeds:
             return []
-    out, done = Path(config.out), []
+    done = []
     cameras = with_cameras(config.robot, config.session, policy.spec)
     with run_directory() as directory, Session(config.robot, directory, cameras, ask=ask) as session:
         runner = Runner(policy, session, observer, command_map, config, say or _show)
         for seed in seeds:
             episode = runner.run(seed)
             done.append(episode)
-            if config.session.film:
-                runner.write_film(out / f"episode_{seed}.mp4", episode)
             if results is not None:
                 results.add(asdict(episode), settings=_settings(config, policy))
     return done
@@ -161,13 +160,12 @@ class Runner:
             path = _fresh(Path(config.out) / "episodes.zarr")
             described = task.to_dict() if task else None
             self._recorder = EpisodeRecorder(path, policy.spec, session.robot, task=described)
-        self._film: list[tuple[int, np.ndarray]] = []
-        self._succeeded_at: int | None = None
+        self._film = Film(session.link, config.session.film)
         positions = [where for part, where in policy.spec.action.slices() if part.kind == "position"]
         self._position = positions[0] if positions else None
 
     def run(self, seed: int) -> WireEpisode:
-        """Reset, act until it succeeded, was stopped or ran out of time, and record.
+        """Reset, act until it succeeded, was stopped or ran out of time; record and film it.
 
         Raises:
             RobotError: the robot could not be armed.
@@ -179,7 +177,7 @@ class Runner:
         executor.begin(seed)
         while executor.collect():
             time.sleep(_LOOP_S)
-        self._film = []
+        self._film.begin()
         steps, succeeded_at, tripped, status_at = 0, None, "", 0.0
         errors: list[float] = []
         inference: list[float] = []
@@ -202,7 +200,7 @@ class Runner:
                 break
             if now - begun >= steps * executor.dt_ns:
                 errors += self._record(tick, now)
-                self._watch(steps)
+                self._film.watch(steps)
                 for reason in tick["reasons"]:
                     reasons[reason] = reasons.get(reason, 0) + 1
                 steps = (
@@ -217,7 +215,6 @@ class Runner:
         session.finish()
         word = session.judge(seed)
         success = bool(word) if word is not None else succeeded_at is not None
-        self._succeeded_at = succeeded_at
         if self._recorder is not None and len(self._recorder):
             self._recorder.commit(seed=seed, success=success, instruction=executor.instruction)
         episode = WireEpisode(
@@ -234,29 +231,14 @@ class Runner:
         )
         outcome = "succeeded" if success else f"stopped: {tripped}" if tripped else "did not succeed"
         self._say(f"episode {seed}: {outcome} after {steps} steps, {seconds:.1f} s\n")
+        if stream := self._film.stream:
+            path, fps = Path(self.config.out) / f"episode_{seed}.mp4", 1e9 / executor.dt_ns
+            if not self._film.write(path, episode, first_success=succeeded_at, fps=fps):
+                self._say(f"no film of episode {seed}: {stream} sent no picture\n")
         return episode
-
-    def write_film(self, path: Path, episode: WireEpisode) -> None:
-        """The last episode as it was seen on the wire, labelled as evaluations' films are."""
-        from robopolicy.evaluation.evaluate import EpisodeRow
-        from robopolicy.evaluation.video import labelled, write_mp4
-
-        if not self._film:
-            self._say(f"no film of episode {episode.seed}: {self.config.session.film} sent no picture\n")
-            return
-        first = self._succeeded_at if self._succeeded_at is not None else episode.steps
-        row = EpisodeRow(
-            index=0, seed=episode.seed, success=episode.success, success_final=episode.success,
-            steps=episode.steps, first_success=first if episode.success else -1, total_reward=0.0,
-        )  # fmt: skip
-        write_mp4(path, iter(labelled(self._film, row)), fps=1e9 / self.executor.dt_ns)
 
     def _silent(self) -> list[str]:
         return self.executor.collect()
-
-    def _watch(self, step: int) -> None:
-        if film := self.config.session.film:
-            self._film += [(step, picture.value) for picture in self.session.link.stream(film)]
 
     def _record(self, tick: Mapping[str, Any], now: int) -> list[float]:
         """Record one policy step; how far the hand is from where the policy wants it, if that can be told."""

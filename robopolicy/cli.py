@@ -51,7 +51,7 @@ def command(
             try:
                 arguments = _parse(sys.argv[1:] if argv is None else argv)
                 if arguments.help:
-                    print(usage(config, purpose, examples, arguments.overrides, directory))
+                    _show(usage(config, purpose, examples, arguments.overrides, directory) + "\n")
                     return
                 if arguments.multirun:
                     runs = sweep(arguments.overrides, directory)
@@ -67,7 +67,7 @@ def command(
             if arguments.print:
                 import yaml
 
-                print(yaml.safe_dump(composed, sort_keys=False, default_flow_style=None), end="")
+                _show(yaml.safe_dump(composed, sort_keys=False, default_flow_style=None))
                 return
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -84,6 +84,14 @@ def command(
         return main
 
     return decorate
+
+
+def _show(text: str) -> None:
+    """Print it; what reads it, such as ``head``, may have seen enough before its end."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: Exception, code: int, advice: str) -> NoReturn:

@@ -218,6 +218,18 @@ def test_print_shows_and_stops(
     assert main[1] == [printed]
 
 
+def test_a_reader_may_have_seen_enough() -> None:
+    program = "from scripts.train import main; main(['--help'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def test_sweeps_are_products_in_order(configs: Path) -> None:
     assert sweep(["seed=1,2", "policy=zero", "trainer.steps=range(0,4,2)"]) == [
         ["seed=1", "policy=zero", "trainer.steps=0"],

@@ -130,8 +130,8 @@ def drive(network: Network, seconds: float, checkpoint: str = "") -> dict[str, A
 
 
 def _sampler(checkpoint: str) -> Callable[[], object]:
-    from robopolicy.evaluation.cost import blank_observation
     from robopolicy.learning.checkpoint import load
+    from robopolicy.policies.policy import blank_observation
 
     policy = load(checkpoint)
     return lambda: policy.sample(blank_observation(policy))

@@ -13,12 +13,11 @@ from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
-from robopolicy.evaluation.cost import blank_observation
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer
 from robopolicy.policies.denoising import DenoisingPolicy
-from robopolicy.policies.policy import Policy
+from robopolicy.policies.policy import Policy, blank_observation
 from robopolicy.registry import parse
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 
@@ -139,7 +138,7 @@ def families(
             {
                 "policy": name,
                 "parameters": sum(p.numel() for p in policy.parameters()),
-                "calls": policy.sample(blank_observation(policy, 1)).calls,
+                "calls": policy.sample(blank_observation(policy)).calls,
                 "batch": int(batch),
                 "ms": found,
                 "chunks_per_s": int(batch) / found["p50"] * 1e3,

@@ -17,9 +17,8 @@ from websockets.asyncio.client import connect
 
 from robopolicy.benchmark.learning import prepared
 from robopolicy.benchmark.timing import summary
-from robopolicy.evaluation.cost import blank_observation
 from robopolicy.learning.checkpoint import load, save_checkpoint
-from robopolicy.policies.policy import Policy
+from robopolicy.policies.policy import Policy, blank_observation
 from robopolicy.serving.announcement import KEY
 from robopolicy.serving.client import PolicyClient
 from robopolicy.serving.policy import ServedPolicy
@@ -47,7 +46,7 @@ def serving(data: Path, directory: Path, *, device: str, seconds: float, rounds:
         policy = load(directory / f"{name}-served")
         with _server(directory / f"{name}-served", torch.get_num_threads()) as address:
             ways: dict[int, Timed] = {HERE: _here(policy)}
-            seen = {key: value[0] for key, value in blank_observation(policy, 1).items()}
+            seen = {key: value[0] for key, value in blank_observation(policy).items()}
             with PolicyClient(address) as client:
                 ways[1] = _one(client, seen)
                 for clients in CLIENTS[1:]:
@@ -77,7 +76,7 @@ def _measure(name: str, ways: dict[int, Timed], *, seconds: float, rounds: int) 
 
 
 def _here(policy: Policy) -> Timed:
-    generator, seen = torch.Generator().manual_seed(0), blank_observation(policy, 1)
+    generator, seen = torch.Generator().manual_seed(0), blank_observation(policy)
     return lambda seconds: _repeat(lambda: policy.sample(seen, generator=generator), seconds)
 
 

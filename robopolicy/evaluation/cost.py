@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
 
-import numpy as np
-
-from robopolicy.policies.policy import Policy
+from robopolicy.policies.policy import Policy, blank_observation
 
 REPETITIONS = 20
-
-
-def blank_observation(policy: Policy, batch: int = 1) -> dict[str, Any]:
-    """Zeros for all that a policy observes, `[B, To, ...]`, and empty texts."""
-    return {
-        key: [""] * batch if o.kind == "text" else np.zeros((batch, policy.obs_horizon, *o.shape), np.float32)
-        for key, o in policy.spec.observations.items()
-    }
 
 
 def sampling_cost(policy: Policy) -> dict[str, float]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ __all__ = [
     "Provenance",
     "Request",
     "Sample",
+    "blank_observation",
     "draw",
     "evaluating",
 ]
@@ -234,6 +236,14 @@ class Policy(Model, abc.ABC):
         if len(sizes) != 1:
             raise ConfigError(f"Observations differ in batch size: {sorted(sizes)}.")
         return sizes.pop()
+
+
+def blank_observation(policy: Policy, batch: int = 1) -> dict[str, Any]:
+    """Zeros for all that a policy observes, `[B, To, ...]`, and empty texts."""
+    return {
+        key: [""] * batch if o.kind == "text" else np.zeros((batch, policy.obs_horizon, *o.shape), o.dtype)
+        for key, o in policy.spec.observations.items()
+    }
 
 
 def draw(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robopolicy.policies.policy import Generation, Policy, Request, draw
+from robopolicy.policies.policy import Generation, Policy, Request, blank_observation, draw
 from robopolicy.steering.ledger import Ledger
 from robopolicy.steering.steer import Steered
 
@@ -71,10 +71,7 @@ def by_chance(chances: Tensor, request: Request) -> Tensor:
 
 def seconds_per_chunk(policy: Policy, repeats: int = 5) -> float:
     """Longest of a few samples for one observation of zeros, after one that warms up."""
-    observation: dict[str, Any] = {
-        key: [""] if o.kind == "text" else np.zeros((1, policy.obs_horizon, *o.shape), o.dtype)
-        for key, o in policy.spec.observations.items()
-    }
+    observation = blank_observation(policy)
     executed = np.zeros((1, policy.obs_horizon - 1, policy.spec.action.size), np.float32)
     generator = torch.Generator(policy.device).manual_seed(0)
     taken = []

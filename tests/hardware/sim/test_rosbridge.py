@@ -36,7 +36,7 @@ def server(dds: Participant) -> Iterator[RosbridgeServer]:
 
 
 def test_roslibpy_talks_to_dds_through_it(dds: Participant, server: RosbridgeServer) -> None:
-    roslibpy = pytest.importorskip("roslibpy", reason="the client of others is pip install roslibpy")
+    roslibpy = pytest.importorskip("roslibpy", reason="another's client, of robopolicy[dev]")
     ros = roslibpy.Ros(host="127.0.0.1", port=server.port)
     ros.run(timeout=20)
     try:
