@@ -39,26 +39,3 @@ def prefix_weights(horizon: int, delay: int, overlap: int, schedule: Schedule = 
     elif schedule in ("ones", "zeros"):
         fall = np.full(horizon, float(schedule == "ones"))
     return np.where(index < delay, 1.0, np.where(index < overlap, fall, 0.0))
-
-
-def pad_remainder(remainder: np.ndarray, horizon: int) -> np.ndarray:
-    """What is left of the old chunk `[T, Da]` as `[horizon, Da]`: cut, or its last action held.
-
-    Zeros would be the mean of the data and pull the arm there.
-
-    Raises:
-        ConfigError: there is nothing left: start a free chunk instead.
-    """
-    if not len(remainder):
-        raise ConfigError("There is no remainder to continue: sample the next chunk without one.")
-    missing = max(0, horizon - len(remainder))
-    return np.concatenate([remainder[:horizon], np.repeat(remainder[-1:], missing, axis=0)])
-
-
-def guidance_scale(sigma: float, largest: float = 5.0) -> float:
-    """Weight of the pull on the clean estimate at noise level sigma of ``x = clean + sigma * noise``.
-
-    The paper's min(beta, (1 - t) / (t r^2)), r^2 = (1 - t)^2 / (t^2 + (1 - t)^2) and t = 1 / (1 + sigma), is
-    for velocities and the sample scaled by t; on clean estimates it becomes min(beta sigma, 1 + sigma^2).
-    """
-    return min(largest * sigma, 1.0 + sigma * sigma)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robopolicy.errors import ConfigError, unknown
-from robopolicy.evaluation.evaluate import Evaluation, evaluate
+from robopolicy.evaluation.compare import compared
+from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.evaluation.machine import stamp
-from robopolicy.evaluation.ranking import bradley_terry
-from robopolicy.evaluation.statistics import paired_difference
 from robopolicy.evaluation.value_rank import agreement_within, moments, tried
 from robopolicy.registry import plain
 from robopolicy.rollout import PolicyActor
@@ -121,23 +120,3 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
     return path, found
-
-
-def compared(measured: dict[str, Evaluation]) -> dict[str, Any]:
-    """Success of each, its difference to the first on the same episodes, and strengths by Bradley-Terry.
-
-    Of two episodes that succeed the quicker one wins.
-    """
-    first = next(iter(measured))
-    wins = {name: [row.success for row in m.rows] for name, m in measured.items()}
-    scores = [[1 / row.first_success if row.success else 0.0 for row in m.rows] for m in measured.values()]
-    strengths = bradley_terry(np.asarray(scores))
-    return {
-        name: {
-            "success": asdict(m.success),
-            "difference": asdict(paired_difference([wins[name]], [wins[first]])),
-            "strength": asdict(strength),
-            "seconds_per_episode": m.seconds_per_episode,
-        }
-        for (name, m), strength in zip(measured.items(), strengths, strict=True)
-    }

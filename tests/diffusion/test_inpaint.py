@@ -66,6 +66,18 @@ def test_full_jacobian_carries_the_prefix_to_the_rows_after_it() -> None:
     assert (guided - clean)[:, 3].abs().min() > 1e-3
 
 
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 7.0, 50.0])
+def test_the_pull_is_the_papers_in_other_units(sigma: float) -> None:
+    t = 1 / (1 + sigma)
+    squared = (1 - t) ** 2 / (t**2 + (1 - t) ** 2)
+    velocity = min(5.0, (1 - t) / (t * squared))
+    # The clean estimate moves by (1 - t) times the velocity; the gradient by x / t is t times that by x.
+    expected = (1 - t) / t * velocity
+    still = torch.zeros(1, TP, 1, dtype=torch.float64)
+    guided = GuidedContinuation(lambda x, _: x, still + 1, torch.ones(TP))
+    assert float(guided(still, torch.tensor([sigma]).double())[0, 0, 0]) == pytest.approx(expected)
+
+
 def test_sampling_meets_the_prefix_and_joins_it_smoothly() -> None:
     torch.manual_seed(0)
     known = known_chunk()

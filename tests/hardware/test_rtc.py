@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hardware.rtc import guidance_scale, pad_remainder, prefix_weights
+from hardware.rtc import prefix_weights
 from robopolicy.errors import ConfigError
 
 
@@ -23,24 +23,6 @@ def test_exponential_weights_are_those_of_the_paper() -> None:
     assert prefix_weights(4, 0, 0).sum() == 0
     assert prefix_weights(4, 2, 4, "ones").tolist() == [1, 1, 1, 1]
     assert prefix_weights(4, 2, 4, "zeros").tolist() == [1, 1, 0, 0]
-
-
-def test_guidance_scale_is_the_papers_in_other_units() -> None:
-    for sigma in (0.1, 1.0, 7.0, 50.0):
-        t = 1 / (1 + sigma)
-        squared = (1 - t) ** 2 / (t**2 + (1 - t) ** 2)
-        velocity = min(5.0, (1 - t) / (t * squared))
-        # The clean estimate moves by (1 - t) times the velocity; the gradient by x / t is t times that by x.
-        assert guidance_scale(sigma) == pytest.approx((1 - t) / t * velocity)
-
-
-def test_a_short_remainder_is_padded_by_its_last_action() -> None:
-    """lerobot#4454: zeros in normalised space are the mean of the data, and the arm went there."""
-    left = np.array([[95.0], [103.0]])
-    assert pad_remainder(left, 4)[:, 0].tolist() == [95, 103, 103, 103]
-    assert pad_remainder(left, 1)[:, 0].tolist() == [95]
-    with pytest.raises(ConfigError, match="no remainder"):
-        pad_remainder(np.zeros((0, 1)), 4)
 
 
 def test_a_policy_too_slow_for_its_chunks_is_told() -> None:
