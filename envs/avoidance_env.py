@@ -22,6 +22,19 @@ from robopolicy.registry import parse, register
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
 
+__all__ = [
+    "CONTROL_HZ",
+    "COUNTS",
+    "FIELD",
+    "GOAL",
+    "OBSTACLE_RADIUS",
+    "PUSHER_RADIUS",
+    "ROWS",
+    "STEP",
+    "AvoidanceConfig",
+    "AvoidanceEnv",
+]
+
 ROWS = (0.2, 0.4, 0.6)
 """y of each row of obstacles, metres."""
 FIELD = np.array(

@@ -12,6 +12,8 @@ from robopolicy import seeding
 from robopolicy.env import Observation
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["AvoidanceExpert", "AvoidanceExpertConfig"]
+
 _MEMORY = 0.95
 _BESIDE = 0.065
 """How far from the outermost obstacle of a row an outer gap is passed, metres."""

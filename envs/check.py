@@ -11,6 +11,8 @@ from robopolicy.env import Observation, RobotEnv
 from robopolicy.errors import SpecMismatch
 from robopolicy.spec import Spec
 
+__all__ = ["assert_ok", "check"]
+
 
 def check(env: RobotEnv, *, seed: int = 0, steps: int = 10) -> list[str]:
     """Every way in which an environment breaks the contract; empty if it keeps it.

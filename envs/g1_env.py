@@ -20,6 +20,8 @@ from robopolicy.registry import parse, register
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
 
+__all__ = ["CONTROL_HZ", "LIFTED", "NEAR", "STILL", "UPRIGHT", "G1Config", "G1Env"]
+
 CONTROL_HZ = 20
 NEAR = 0.03
 """Both hands within this distance of their targets have reached them, metres."""

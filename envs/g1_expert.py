@@ -15,6 +15,8 @@ from robopolicy import seeding
 from robopolicy.env import Observation
 from robopolicy.errors import ConfigError
 
+__all__ = ["Arms", "G1Expert", "G1ExpertConfig", "Goal", "Script"]
+
 _MEMORY = 0.9
 """Of the wandering, from step to step."""
 _SECONDS = 1.0 / CONTROL_HZ

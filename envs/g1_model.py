@@ -12,6 +12,22 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+__all__ = [
+    "ASSET",
+    "BOX",
+    "BOX_MASS",
+    "G1",
+    "HAND_RADIUS",
+    "HOME",
+    "JOINTS",
+    "PHYSICS_HZ",
+    "SIDES",
+    "TABLE_Z",
+    "build",
+    "furnish",
+    "gains",
+]
+
 ASSET = Path(__file__).parent / "assets" / "g1.xml"
 PHYSICS_HZ = 500
 _LEG = ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll")

@@ -19,6 +19,8 @@ from robopolicy.registry import register
 from robopolicy.spec import ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
 
+__all__ = ["GymnasiumConfig", "GymnasiumEnv"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GymnasiumConfig:

@@ -18,6 +18,8 @@ from robopolicy.registry import parse, register
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
 
+__all__ = ["MetaworldConfig", "MetaworldEnv", "MetaworldExpert", "MetaworldExpertConfig", "touching_object"]
+
 # The 39 numbers of an observation: hand and gripper [4], objects [14], both one step ago, goal [3].
 _ROBOT = np.r_[0:4, 18:22]
 _OBJECT = np.r_[4:18, 22:39]

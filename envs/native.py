@@ -16,6 +16,8 @@ from numba import types
 
 from robopolicy.errors import RobopolicyError
 
+__all__ = ["ADDRESS", "mj_full_mass", "mj_site_jacobian", "mj_step1", "mj_step2"]
+
 ADDRESS = types.uintp
 """Of an `MjModel`, an `MjData` or an array: `model._address`, `array.ctypes.data`."""
 

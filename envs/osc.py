@@ -25,6 +25,8 @@ from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, o
 
 from envs.native import mj_full_mass, mj_site_jacobian, mj_step1, mj_step2
 
+__all__ = ["control_step", "rotation_matrix"]
+
 
 @njit(cache=True, nogil=True)
 def control_step(

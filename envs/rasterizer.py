@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+__all__ = ["TABLE", "Colour", "TopView"]
+
 Colour = tuple[int, int, int]
 TABLE: Colour = (230, 230, 224)
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from robopolicy.errors import ConfigError, RobopolicyError, unknown
 
+__all__ = ["Renderer", "backend"]
+
 _PROBE = """
 import importlib, mujoco
 gl = importlib.import_module("mujoco.{backend}").GLContext(64, 64)

@@ -17,6 +17,8 @@ from scipy.spatial.transform import Rotation
 from envs.osc import control_step
 from robopolicy.errors import RobopolicyError
 
+__all__ = ["Control", "FastControl", "GripSite", "StockControl", "not_covered"]
+
 
 class Control(Protocol):
     """Takes control steps, and knows what they remember from one another."""

@@ -18,6 +18,8 @@ from robopolicy.errors import ConfigError, RobopolicyError, SpecMismatch, unknow
 from robopolicy.registry import parse, register
 from robopolicy.task import Task
 
+__all__ = ["RobosuiteConfig", "RobosuiteEnv"]
+
 _PHYSICS_HZ = 500
 _logger = logging.getLogger(__name__)
 

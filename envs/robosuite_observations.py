@@ -11,6 +11,8 @@ import numpy as np
 from envs.robosuite_control import GripSite
 from robopolicy.env import Observation
 
+__all__ = ["EndOfStep", "StockObservables"]
+
 _XYZW = np.array([1, 2, 3, 0])
 
 

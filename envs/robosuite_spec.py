@@ -7,6 +7,8 @@ from typing import Literal
 
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 
+__all__ = ["PROPRIOCEPTION", "Controller", "make_spec"]
+
 Controller = Literal["delta", "absolute", "joint_delta"]
 _ONE_ROBOT = {
     "eef_pos": ObservationSpec(shape=(3,), unit="m", frame="world", group="proprioception"),

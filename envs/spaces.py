@@ -12,6 +12,8 @@ from robopolicy.errors import ConfigError, SpecMismatch, unknown
 from robopolicy.spec import ActionSpec, ObservationSpec, Spec
 from robopolicy.task import Task
 
+__all__ = ["camera_specs", "checked", "spaces_of"]
+
 
 def spaces_of(spec: Spec) -> tuple[gymnasium.Space[Any], gymnasium.spaces.Box]:
     """The gymnasium observation and action spaces of a spec."""

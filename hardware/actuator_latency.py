@@ -17,6 +17,8 @@ from hardware.spec import RobotSpec
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, RobopolicyError
 
+__all__ = ["LEAST_MOTION", "actuator_latency", "main"]
+
 LEAST_MOTION = 0.01  # rad, standard deviation within an episode
 
 

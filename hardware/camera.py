@@ -15,13 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from hardware.extras import require
+from hardware.process import settings, ticks
 from hardware.robot import RobotError
 from hardware.robots.streams import dds_name
-from hardware.sim.process import settings, ticks
 from hardware.transport.dds import SENSOR, Participant
 from hardware.transport.idl_ros import Header, Image, Time
 from hardware.transport.topics import Writer
 from robopolicy.errors import ConfigError
+
+__all__ = ["Camera", "CameraSettings", "OpenCVCamera", "main", "publish", "squared"]
 
 
 class Camera(Protocol):

@@ -17,6 +17,8 @@ import numpy as np
 from hardware.messages import ActionChunk
 from robopolicy.errors import ConfigError
 
+__all__ = ["ChunkPlayer", "PlayerConfig", "Playing", "TemporalEnsemble", "Trajectory", "ensemble_weights"]
+
 _NEVER = -(2**62)
 
 

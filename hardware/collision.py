@@ -13,6 +13,8 @@ from hardware.models import model_path
 from hardware.spec import RobotSpec
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["Nearness", "Shadow", "longest"]
+
 # Added to every margin: a straight line between two poses in joint space is curved in space.
 _SLACK = 3e-3
 # m beyond the margins up to which distances are known.

@@ -17,6 +17,8 @@ from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.registry import parse
 from robopolicy.spec import ActionPart, ActionSpec
 
+__all__ = ["CommandMap", "CommandMapConfig", "Representation", "Waypoints"]
+
 Representation = Literal["ee_pose", "ee_pose_relative", "joint_position"]
 
 

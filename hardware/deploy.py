@@ -33,6 +33,8 @@ from robopolicy.seeding import block_of, episode_seeds, refuse_overlap
 if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
 
+__all__ = ["DeployConfig", "Runner", "WireEpisode", "deploy", "run_directory"]
+
 _LOOP_S = 0.004
 _STATUS_S = 0.2
 

@@ -27,6 +27,8 @@ from hardware.rtc import prefix_weights
 from robopolicy.errors import ConfigError
 from robopolicy.rollout import Actor, LaneView
 
+__all__ = ["Continuing", "Executor", "ExecutorConfig", "Plan"]
+
 _SAMPLES = 64
 
 

@@ -7,6 +7,8 @@ from types import ModuleType
 
 from robopolicy.errors import RobopolicyError
 
+__all__ = ["MissingExtra", "require"]
+
 
 class MissingExtra(RobopolicyError, ImportError):
     """A robot was asked for whose vendor package is not installed."""

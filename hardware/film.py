@@ -12,6 +12,8 @@ from hardware.link import RobotLink
 if TYPE_CHECKING:
     from hardware.deploy import WireEpisode
 
+__all__ = ["Film"]
+
 
 class Film:
     """The newest picture of a stream at every policy step.

@@ -19,6 +19,8 @@ from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import plain
 
+__all__ = ["HOSTILE", "FuzzConfig", "fuzz", "run_fuzz"]
+
 HOSTILE = (
     "nan",
     "inf",

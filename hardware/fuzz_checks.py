@@ -14,6 +14,8 @@ from hardware.collision import Shadow
 from hardware.messages import Command, Observation
 from hardware.spec import RobotSpec
 
+__all__ = ["FuzzReport", "Limits"]
+
 _TOLERANCE = 1e-9
 
 

@@ -23,6 +23,8 @@ from hardware.motion import Motion
 from hardware.spec import CHECKS, CheckMode, RobotSpec, StopMode
 from hardware.torques import Gains, bounded, damped, within
 
+__all__ = ["Guard"]
+
 _STRICTNESS = ("hold", "damp", "disable")
 
 

@@ -12,6 +12,8 @@ from hardware.guard import Guard
 from hardware.messages import Command, Observation
 from hardware.spec import RobotSpec
 
+__all__ = ["speed"]
+
 _SWING = 0.1  # rad
 
 

@@ -15,6 +15,8 @@ from hardware.collision import Shadow
 from hardware.spec import RobotSpec
 from robopolicy.errors import SpecMismatch
 
+__all__ = ["Goal", "Kinematics", "Pose", "approach", "axis_angle", "matrix"]
+
 Pose = tuple[np.ndarray, np.ndarray]
 """Position `[3]`, metres, and rotation `[3, 3]`."""
 Goal = tuple[np.ndarray, np.ndarray | None]

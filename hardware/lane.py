@@ -31,6 +31,8 @@ from robopolicy.spec import Spec
 from robopolicy.task import Task
 from robopolicy.vector import ChunkStep, LaneVectorEnv
 
+__all__ = ["RobotChunkStep", "RobotLane"]
+
 _SAMPLES = 64
 _BEAT_S = 0.02
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from robopolicy.errors import ConfigError, DataError
 
+__all__ = ["Device", "History", "LatencyEstimator", "measure_latency", "observation_times"]
+
 _STEP_S = 1e-3
 
 

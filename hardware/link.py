@@ -21,6 +21,28 @@ from hardware.robot import RobotError
 from hardware.spec import LifeState, RobotSpec, StopMode
 from robopolicy.registry import parse, plain
 
+__all__ = [
+    "BEAT_TYPE",
+    "CONFIG",
+    "ERROR_FILE",
+    "REQUEST_TYPE",
+    "ROWS",
+    "STOP_FILE",
+    "STREAMS",
+    "RobotLink",
+    "action_size",
+    "chunk_of",
+    "chunk_type",
+    "default_directory",
+    "fill_observation",
+    "observation_type",
+    "read_config",
+    "request_of",
+    "stream_type",
+    "tick_of",
+    "tick_type",
+]
+
 CONFIG, STOP_FILE, ERROR_FILE, STREAMS = "config.json", "STOP", "error.txt", "streams"
 ROWS = 128
 """The longest chunk that fits, in rows."""

@@ -14,6 +14,8 @@ import numpy as np
 from hardware.collision import Nearness, Shadow, longest
 from hardware.spec import RobotSpec
 
+__all__ = ["LOOKS", "Flag", "Inside", "Lookahead"]
+
 LOOKS = ("cartesian_speed", "workspace", "collision")
 _SPEED_HEADROOM = 0.95
 # The line to where braking ends is looked at once more for every so many radians that a joint turns,

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["ActionChunk", "Command", "Measured", "Observation"]
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:

@@ -24,6 +24,8 @@ from pathlib import Path
 
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["FOLDER", "Found", "find_model", "main", "model_path", "providers"]
+
 FOLDER = "ROBOPOLICY_ASSETS"
 _MENAGERIE = {"g1": "unitree_g1", "panda": "franka_emika_panda", "ur5e": "universal_robots_ur5e"}
 _WHEELS = {

@@ -15,6 +15,8 @@ from hardware.lookahead import LOOKS, Flag, Lookahead
 from hardware.spec import RobotSpec
 from hardware.torques import within
 
+__all__ = ["Motion", "braking_bound", "braking_way"]
+
 _START_SPEED = 0.1
 _FAR = 1e9
 

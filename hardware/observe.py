@@ -33,6 +33,8 @@ from robopolicy.errors import DataError, SpecMismatch, unknown
 from robopolicy.registry import parse
 from robopolicy.spec import INSTRUCTION, Spec
 
+__all__ = ["Observer"]
+
 _STATE = "joints"
 _POSE = {"position": 3, "quat_xyzw": 4, "quat_wxyz": 4}
 _OF_STREAM = (*_POSE, "offset", "image", "value")

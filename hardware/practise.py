@@ -41,6 +41,8 @@ from robopolicy.rollout import PolicyActor
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
+__all__ = ["MAY_CHANGE", "Journal", "PractiseConfig", "practise"]
+
 MAY_CHANGE = ("minutes", "episodes", "results", "session", "force")
 _SAID_S = 10.0
 

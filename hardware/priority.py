@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+__all__ = ["go_first"]
+
 _SESSION_NICE = Path("/proc/self/autogroup")
 
 

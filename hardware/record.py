@@ -17,6 +17,8 @@ from robopolicy.data.store import EpisodeStore, Location
 from robopolicy.errors import DataError, unknown
 from robopolicy.spec import Spec
 
+__all__ = ["LATENCIES", "REASONS", "EpisodeRecorder", "EpisodeWriter", "reason_bits", "reason_names"]
+
 REASONS = (*CHECKS, "latched", "starved", "stale_command", "stale_observation", "order", "early", "stalled")
 """What a bit of the column `reasons` means, from the lowest."""
 LATENCIES = ("observation_age_s", "chunk_age_s", "late_s")

@@ -18,6 +18,8 @@ import numpy as np
 
 from robopolicy.errors import RobopolicyError
 
+__all__ = ["Ring"]
+
 _HEADER = 4096
 _MAGIC = b"RPRING1\n"
 

@@ -32,6 +32,8 @@ from hardware.spec import LifeState, RobotSpec, StopMode
 from robopolicy import registry
 from robopolicy.errors import RobopolicyError
 
+__all__ = ["Robot", "RobotError", "make_robot"]
+
 _FINAL = ("connect", "arm", "read", "write", "stop", "clear", "close", "state", "latched", "counters")
 _ARMED = (LifeState.RUNNING, LifeState.HOLD, LifeState.DAMPED, LifeState.FAULT)
 _LOCK_S = 0.05

@@ -12,6 +12,8 @@ import numpy as np
 
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["Schedule", "prefix_weights"]
+
 Schedule = Literal["exponential", "linear", "ones", "zeros"]
 _SCHEDULES = ("exponential", "linear", "ones", "zeros")
 

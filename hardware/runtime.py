@@ -43,6 +43,8 @@ from hardware.robot import Robot, RobotError, make_robot
 from hardware.spec import LifeState
 from robopolicy.errors import RobopolicyError
 
+__all__ = ["ControlLoop", "main", "serve"]
+
 _NICE = -10
 _LINGER_S = 3.0
 _COUNTERS_NS = 200_000_000

@@ -26,9 +26,11 @@ from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.spec import Spec
 
 if TYPE_CHECKING:
+    from hardware.process import Simulated
     from hardware.sim.client import Scene
-    from hardware.sim.process import Simulated
     from robopolicy.task import Task
+
+__all__ = ["Session", "SessionConfig", "in_its_scene", "with_cameras"]
 
 _STREAMS_S = 3.0
 _ARM_TRIES, _ARM_PAUSE_S = 3, 0.5
@@ -175,8 +177,8 @@ class Session:
             time.sleep(0.005)
 
     def _simulate(self) -> None:
+        from hardware.process import Simulated
         from hardware.sim.client import Scene
-        from hardware.sim.process import Simulated
         from hardware.transport.network import Network
 
         config = self.config

@@ -16,6 +16,21 @@ import yaml
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.registry import parse, plain
 
+__all__ = [
+    "CHECKS",
+    "JOINT_FIELDS",
+    "BaseSpec",
+    "Box",
+    "CheckMode",
+    "GripperSpec",
+    "GuardConfig",
+    "Interface",
+    "JointSpec",
+    "LifeState",
+    "RobotSpec",
+    "StopMode",
+]
+
 StopMode = Literal["hold", "damp", "disable"]
 """hold: brake at the acceleration limit and keep the position. damp: gains 0, joint damping only, for robots
 that must not be stiff. disable: no torque at all, only ever by an operator."""

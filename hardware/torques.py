@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["LEAST_DAMPING", "Gains", "bounded", "damped", "within"]
+
 LEAST_DAMPING = 2.0
 """N m s/rad: damping is not weakened below this, so that a robot that falls is slowed whatever its speed."""
 

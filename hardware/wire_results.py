@@ -15,6 +15,8 @@ from robopolicy.errors import DataError
 from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.statistics import paired_difference, wilson
 
+__all__ = ["WireResults", "summarise"]
+
 
 class WireResults:
     """One condition of the file: ``{"conditions": {label: {"episodes": [...], ...}}}``.

@@ -29,6 +29,8 @@ from robopolicy.errors import ConfigError, RobopolicyError, unknown
 from robopolicy.multirun import run_all
 from robopolicy.usage import usage
 
+__all__ = ["FLAGS", "TRACEBACK", "command"]
+
 FLAGS = ("--help", "--print", "--multirun", "--jobs")
 TRACEBACK = "ROBOPOLICY_TRACEBACK"
 

@@ -21,6 +21,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["choices", "compose", "config_directory", "options", "parse_overrides", "sweep"]
+
 
 def config_directory() -> Path:
     """Where the yaml files are: inside an installed package, beside it in a clone."""

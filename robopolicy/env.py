@@ -14,6 +14,8 @@ from robopolicy.registry import build, parse
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
+__all__ = ["Expert", "Observation", "RobotEnv", "make_env"]
+
 Observation = dict[str, np.ndarray]
 
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MissingCapability",
+    "RobopolicyError",
+    "SpecMismatch",
+    "unknown",
+]
+
 
 class RobopolicyError(Exception):
     """Base class of every error this library raises on purpose."""

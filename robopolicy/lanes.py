@@ -17,6 +17,8 @@ from robopolicy.seeding import derive
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
+__all__ = ["Buffers", "FrameHook", "Layout", "Shard", "layout_of", "serve"]
+
 FrameHook = Callable[[int, RobotEnv], None]
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and dtype of every shared array."""

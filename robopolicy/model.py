@@ -17,6 +17,8 @@ from robopolicy.task import Task
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
 
+__all__ = ["Model", "Provenance"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+__all__ = ["run_all"]
+
 
 def run_all(runs: Sequence[Sequence[str]], jobs: int = 1) -> int:
     """Run ``sys.argv[0]`` once for every list of overrides, going on after failures.

@@ -19,6 +19,28 @@ from robopolicy.errors import ConfigError, MissingCapability, unknown
 from robopolicy.seeding import rng
 from robopolicy.spec import ActionSpec, Spec
 
+__all__ = [
+    "NAMES",
+    "PUSH_CHANCE",
+    "PUSH_STEPS",
+    "Function",
+    "Moment",
+    "Perturbation",
+    "PerturbedEnv",
+    "Target",
+    "action_delay",
+    "delay",
+    "distractors",
+    "dropout",
+    "freeze",
+    "noise",
+    "object_range",
+    "occlusion",
+    "perturbed",
+    "push",
+    "recolour",
+]
+
 Target = Literal["reading", "image", "action", "reset"]
 PUSH_CHANCE, PUSH_STEPS = 0.05, 5
 

@@ -30,6 +30,8 @@ from typing import Any, TypeVar
 
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["PLUGIN_GROUP", "build", "config_class", "get", "names", "parse", "plain", "register", "to_dict"]
+
 PLUGIN_GROUP = "robopolicy.plugins"
 
 # Packages whose modules are imported the first time a kind is asked for: importing robopolicy stays cheap.

@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
     from robopolicy.policies.policy import Policy
 
+__all__ = [
+    "MOST_LOSSES",
+    "Actor",
+    "ChunkRunner",
+    "ChunkTransition",
+    "Episode",
+    "ExpertActor",
+    "LaneView",
+    "PolicyActor",
+    "ReplayActor",
+    "run_episodes",
+]
+
 
 MOST_LOSSES = 3
 """Runs of one episode that may end with the death of their worker process."""

@@ -13,6 +13,8 @@ import numpy as np
 
 from robopolicy.errors import ConfigError, DataError, unknown
 
+__all__ = ["BLOCKS", "BLOCK_SIZE", "block_of", "derive", "episode_seeds", "refuse_overlap", "rng"]
+
 BLOCK_SIZE = 1_000_000
 BLOCKS: dict[str, int] = {
     "collect": 0 * BLOCK_SIZE,  # demonstrations

@@ -12,6 +12,20 @@ import numpy as np
 from robopolicy.errors import ConfigError, SpecMismatch, unknown
 from robopolicy.registry import parse, plain
 
+__all__ = [
+    "GOAL",
+    "INSTRUCTION",
+    "ROTATION_SIZE",
+    "TEXT",
+    "ActionPart",
+    "ActionSpec",
+    "Kind",
+    "ObservationSpec",
+    "PartKind",
+    "Rotation",
+    "Spec",
+]
+
 Kind = Literal["state", "image", "text"]
 PartKind = Literal["position", "rotation", "gripper", "joint", "other"]
 Rotation = Literal["axis_angle", "quat_xyzw", "quat_wxyz", "rot6d"]

@@ -9,6 +9,8 @@ from typing import Any
 from robopolicy.errors import ConfigError
 from robopolicy.registry import parse, plain
 
+__all__ = ["Task"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

@@ -11,6 +11,8 @@ import yaml
 
 from robopolicy.compose import choices, config_directory, options
 
+__all__ = ["FLAGS", "usage"]
+
 FLAGS = """\
 Flags
   -h, --help       this text; with choices (policy=... --help), for those choices

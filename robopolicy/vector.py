@@ -24,6 +24,8 @@ from robopolicy.errors import ConfigError, RobopolicyError
 from robopolicy.lanes import Buffers, FrameHook, Shard, layout_of, serve
 from robopolicy.task import Task
 
+__all__ = ["MOST_DEATHS", "ChunkStep", "LaneVectorEnv", "WorkerError"]
+
 MOST_DEATHS = 3
 """Deaths of a worker, without a chunk that it finished in between, after which it is not restarted."""
 

@@ -16,6 +16,8 @@ from scipy.spatial.transform import Rotation
 from robopolicy.errors import ConfigError, SpecMismatch, unknown
 from robopolicy.spec import ObservationSpec
 
+__all__ = ["GOALS", "CommandLayout", "WholeBodyCommand"]
+
 GOALS = ("root_velocity", "left_hand", "right_hand", "object_goal", "reference")
 """In the order of the encoded vector and of its mask."""
 _POSES = ("left_hand", "right_hand", "object_goal")

@@ -10,6 +10,19 @@ import numpy as np
 
 from envs.robosuite_env import RobosuiteEnv
 
+__all__ = [
+    "CLOSED",
+    "OPEN",
+    "Goal",
+    "Hand",
+    "Pose",
+    "Script",
+    "finger_yaw",
+    "nearest",
+    "pointing_down",
+    "rotation_vector",
+]
+
 OPEN, CLOSED = -1.0, 1.0
 
 

@@ -14,6 +14,8 @@ from robopolicy import seeding
 from robopolicy.env import Observation
 from robopolicy.errors import ConfigError, MissingCapability, unknown
 
+__all__ = ["STRATEGIES", "ExpertConfig", "ScriptedExpert", "make"]
+
 STRATEGIES = ("direct", "over", "arc")
 _METRES, _RADIANS = 0.05, 0.5  # what an action of 1 asks for
 _GAIN = 1.4  # displacement asked for, per displacement wanted: higher overshoots at 20 Hz

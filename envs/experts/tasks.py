@@ -9,6 +9,8 @@ import numpy as np
 
 from envs.experts.hand import CLOSED, OPEN, Goal, Hand, Pose, Script, finger_yaw, nearest, pointing_down
 
+__all__ = ["SCRIPTS", "Style", "can", "lift", "square"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Style:

@@ -13,6 +13,8 @@ from hardware.spec import RobotSpec, StopMode
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
+__all__ = ["KinematicConfig", "KinematicRobot"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class KinematicConfig:

@@ -29,6 +29,8 @@ from hardware.spec import RobotSpec
 from robopolicy.errors import ConfigError
 from robopolicy.registry import parse, register
 
+__all__ = ["Channel", "Lerobot", "LerobotConfig", "Unit"]
+
 Unit = Literal["radians", "degrees", "normalized", "percent"]
 _ENDS: dict[str, tuple[float, float]] = {"normalized": (-100.0, 100.0), "percent": (0.0, 100.0)}
 _TROUBLE = (OSError, RuntimeError, ValueError, KeyError)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hardware.transport.idl_ros import Bool, JointState, JointTrajectory
     from hardware.transport.topics import Participant, Reader, Writer
 
+__all__ = ["Ros2Arm", "Ros2ArmConfig"]
+
 _CLOCK_JUMP_NS = 1_000_000_000
 _SHORTEST_BRAKING_S = 0.01
 

@@ -13,6 +13,8 @@ from robopolicy.errors import DataError
 if TYPE_CHECKING:
     from hardware.transport.topics import Participant
 
+__all__ = ["Streams", "dds_name", "image_of", "pose_of"]
+
 
 class Streams:
     """The newest message of every pose and image topic.

@@ -32,6 +32,8 @@ from robopolicy.registry import register
 if TYPE_CHECKING:
     from hardware.transport.dds import Participant
 
+__all__ = ["MOTORS", "UPPER_BODY", "WEIGHT_SLOT", "UnitreeG1", "UnitreeG1Config"]
+
 _LEG = ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll")
 _ARM = ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow", "wrist_roll", "wrist_pitch", "wrist_yaw")
 MOTORS: tuple[str, ...] = tuple(

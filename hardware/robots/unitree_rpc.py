@@ -14,6 +14,23 @@ from hardware.transport.dds import RELIABLE, Participant
 from hardware.transport.idl_unitree import Request, RequestHeader, RequestIdentity, RequestPolicy, Response
 from hardware.transport.topics import TopicTimeout
 
+__all__ = [
+    "CHECK_MODE",
+    "DAMP",
+    "GET_FSM",
+    "LONGEST_VELOCITY_S",
+    "NOT_IMPLEMENTED",
+    "RELEASE_MODE",
+    "SELECT_MODE",
+    "SET_FSM",
+    "SET_VELOCITY",
+    "START",
+    "ZERO_TORQUE",
+    "Loco",
+    "MotionSwitcher",
+    "Service",
+]
+
 NOT_IMPLEMENTED = 3203
 _MEANINGS = {3102: "could not be sent", 3104: "timed out on the robot", NOT_IMPLEMENTED: "is not implemented"}
 

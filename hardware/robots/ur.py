@@ -20,6 +20,8 @@ from hardware.transport.clock import SourceClock
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
+__all__ = ["Ur", "UrConfig"]
+
 _POLL_S = 0.0005
 _JOINTS = 6
 

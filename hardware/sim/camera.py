@@ -15,12 +15,14 @@ import numpy as np
 
 import envs  # noqa: F401  registers the environments
 from hardware.camera import publish
-from hardware.sim.process import settings, ticks
+from hardware.process import settings, ticks
 from hardware.sim.ros2_arm import load_task
 from hardware.transport.dds import LATCHED, SENSOR, Participant
 from hardware.transport.idl_ros import Image, Int64, JointState
 from robopolicy import registry
 from robopolicy.errors import ConfigError
+
+__all__ = ["CameraSettings", "SimulatedCamera", "main"]
 
 _POLL_NS = 2_000_000
 

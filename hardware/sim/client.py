@@ -10,6 +10,8 @@ from hardware.transport.idl_ros import Bool, Int64
 from hardware.transport.network import Network
 from hardware.transport.topics import TopicTimeout
 
+__all__ = ["Scene"]
+
 
 class Scene:
     """Begins episodes of a simulated robot and tells whether its task is solved.

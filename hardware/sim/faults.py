@@ -34,6 +34,8 @@ from hardware.transport.network import Network
 from robopolicy.errors import RobopolicyError
 from robopolicy.evaluation.machine import stamp
 
+__all__ = ["FAULTS", "POLICY_TIMEOUT_S", "SAFE", "TIMEOUT_S", "Fault", "Outcome", "Rig", "inject", "main"]
+
 SAFE = (LifeState.HOLD, LifeState.DAMPED, LifeState.FAULT)
 TIMEOUT_S = 0.15
 POLICY_TIMEOUT_S = 0.3

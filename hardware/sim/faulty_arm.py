@@ -15,6 +15,8 @@ from hardware.transport.dds import LATCHED, Participant, Quality
 from hardware.transport.idl_ros import Bool, Header, JointState, JointTrajectory, Time
 from hardware.transport.network import Network
 
+__all__ = ["ARM", "HOME", "FaultyArm"]
+
 ARM = tuple(f"panda_joint{i}" for i in range(1, 8))
 HOME = np.array([0.0, 0.1963, 0.0, -2.618, 0.0, 2.9416, 0.7854])
 

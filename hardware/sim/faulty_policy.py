@@ -23,6 +23,8 @@ from hardware.spec import RobotSpec
 if TYPE_CHECKING:
     from hardware.record import EpisodeRecorder
 
+__all__ = ["FAULTS", "act", "main"]
+
 FAULTS = ("none", "nan", "slow", "disk")
 _HORIZON, _DT_NS = 60, 20_000_000
 _SWING = 0.1

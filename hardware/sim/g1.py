@@ -23,6 +23,7 @@ import mujoco
 import numpy as np
 
 from hardware.models import model_path
+from hardware.process import settings, ticks
 from hardware.robots.unitree_g1 import MOTORS, WEIGHT_SLOT
 from hardware.robots.unitree_rpc import (
     CHECK_MODE,
@@ -36,7 +37,6 @@ from hardware.robots.unitree_rpc import (
     START,
     ZERO_TORQUE,
 )
-from hardware.sim.process import settings, ticks
 from hardware.transport.dds import RELIABLE, SENSOR, STATE, Participant
 from hardware.transport.idl_unitree import LowCmd, LowState, Request, Response, ResponseHeader, ResponseStatus
 from hardware.transport.network import Network
@@ -44,6 +44,18 @@ from robopolicy.errors import ConfigError
 
 if TYPE_CHECKING:
     from hardware.sim.g1_task import G1Task
+
+__all__ = [
+    "JUDGE_HZ",
+    "MODE_MACHINE",
+    "STATE_HZ",
+    "SUBSTEPS",
+    "G1Settings",
+    "SimulatedG1",
+    "Targets",
+    "main",
+    "run",
+]
 
 STATE_HZ = 500
 SUBSTEPS = 4

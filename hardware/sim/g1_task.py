@@ -26,6 +26,8 @@ from hardware.transport.idl_ros import Bool, Int64
 from robopolicy import registry
 from robopolicy.errors import ConfigError
 
+__all__ = ["G1Task"]
+
 _UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])
 
 

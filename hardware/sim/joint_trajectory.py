@@ -12,6 +12,8 @@ import numpy as np
 
 from hardware.transport.idl_ros import JointTrajectory
 
+__all__ = ["JointTrajectoryController"]
+
 
 class JointTrajectoryController:
     """Follows trajectories of named joints. Times are wall-clock nanoseconds, as in message headers.

@@ -11,6 +11,8 @@ from hardware.transport.dds import SENSOR, Participant
 from hardware.transport.idl_ros import Header, Point, Pose, PoseStamped, Quaternion, Time
 from robopolicy.errors import ConfigError
 
+__all__ = ["Perception", "PerceptionConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptionConfig:

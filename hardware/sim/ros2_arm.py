@@ -28,15 +28,18 @@ import numpy as np
 import yaml
 
 import envs  # noqa: F401  registers the environments
+from hardware.process import settings, ticks
 from hardware.sim.joint_trajectory import JointTrajectoryController
 from hardware.sim.perception import Perception, PerceptionConfig
-from hardware.sim.process import settings, ticks
-from hardware.transport.dds import LATCHED, RELIABLE, STATE, Network, Participant
+from hardware.transport.dds import LATCHED, RELIABLE, STATE, Participant
 from hardware.transport.idl_ros import Bool, Header, Int64, JointState, JointTrajectory, Time
+from hardware.transport.network import Network
 from robopolicy import registry
 from robopolicy.compose import config_directory
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.task import Task
+
+__all__ = ["ARM", "FINGER", "PHYSICS_HZ", "ArmSettings", "SimulatedArm", "load_task", "main", "run"]
 
 ARM = tuple(f"panda_joint{i}" for i in range(1, 8))
 FINGER = "panda_finger_joint1"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from hardware.extras import require
+from hardware.process import settings, ticks
 from hardware.robots.streams import dds_name
-from hardware.sim.process import settings, ticks
 from hardware.transport import idl_ros
 from hardware.transport.dds import LATCHED, RELIABLE, Participant, Quality, Reader, Writer
 from hardware.transport.idl_types import IdlStruct
@@ -28,6 +28,8 @@ require("websockets", extra="rosbridge", purpose="The simulated rosbridge")
 
 from websockets.exceptions import ConnectionClosed  # noqa: E402
 from websockets.sync.server import ServerConnection, serve  # noqa: E402
+
+__all__ = ["KINDS", "RosbridgeServer", "RosbridgeSettings", "main"]
 
 KINDS: dict[str, Any] = {
     ros_type(kind): kind

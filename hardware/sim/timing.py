@@ -25,13 +25,15 @@ import numpy as np
 
 from hardware.link import RobotLink, default_directory
 from hardware.messages import ActionChunk
-from hardware.sim.process import READY, Simulated
+from hardware.process import READY, Simulated
 from hardware.spec import RobotSpec
 from hardware.transport.dds import Participant, Quality
 from hardware.transport.idl_unitree import LowCmd, LowState
 from hardware.transport.network import Network
 from robopolicy.errors import DataError
 from robopolicy.evaluation.machine import stamp
+
+__all__ = ["PERIOD_NS", "drive", "main", "observe", "summarise"]
 
 PERIOD_NS = 2_000_000
 _CHUNK_S = 0.2

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from hardware.priority import go_first
+from hardware.process import READY, Simulated
 from hardware.robots.streams import dds_name
-from hardware.sim.process import READY, Simulated
 from hardware.transport.dds import Participant
 from hardware.transport.idl_ros import (
     Duration,
@@ -35,6 +35,8 @@ from hardware.transport.network import Network
 from hardware.transport.route import join, route
 from hardware.transport.topics import Reader
 from robopolicy.evaluation.machine import stamp
+
+__all__ = ["COMMANDS", "PERIOD_S", "STATES", "echo", "everything", "main", "measure"]
 
 STATES, COMMANDS = dds_name("/joint_states"), dds_name("/arm_controller/joint_trajectory")
 PERIOD_S = 0.01

@@ -22,7 +22,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hardware.sim.process import ticks
+from hardware.process import ticks
+
+__all__ = [
+    "ACCELERATION",
+    "DASHBOARD_PORT",
+    "FASTEST",
+    "HOME",
+    "RTDE_PORT",
+    "SCRIPT_PORT",
+    "STATE_HZ",
+    "SimulatedUr",
+    "main",
+]
 
 RTDE_PORT, DASHBOARD_PORT, SCRIPT_PORT = 30004, 29999, 30003
 STATE_HZ = 500

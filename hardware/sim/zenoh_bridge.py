@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from hardware.process import settings, ticks
 from hardware.robots.streams import dds_name
-from hardware.sim.process import settings, ticks
 from hardware.transport.dds import LATCHED, Participant, Quality, Reader
 from hardware.transport.idl_ros import Bool, JointState, JointTrajectory, PoseStamped
 from hardware.transport.topics import MALFORMED
 from hardware.transport.zenoh import from_cdr, open_session, subscribe, zenoh
+
+__all__ = ["FROM_ROBOT", "TO_ROBOT", "ZenohBridge", "ZenohBridgeSettings", "main"]
 
 _ANY_WRITER = Quality(reliable=False)
 FROM_ROBOT: dict[str, tuple[Any, Quality]] = {

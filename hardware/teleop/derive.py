@@ -13,6 +13,8 @@ from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.registry import parse
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 
+__all__ = ["derive_spec", "with_references"]
+
 _SIZES = {"position": 3, "quat_xyzw": 4, "quat_wxyz": 4, "offset": 3, "opening": 1, "fingers": 2}
 _FAR = 10.0
 

@@ -17,6 +17,8 @@ import numpy as np
 
 from robopolicy import registry
 
+__all__ = ["Device", "Event", "Motion", "Scripted", "make_device"]
+
 Event = Literal["", "done", "discard", "hand_back", "quit"]
 """done: the episode is over and kept. discard: it is over and thrown away. hand_back: the policy may go on.
 quit: stop the robot and end."""

@@ -12,6 +12,8 @@ from hardware.teleop.device import Motion
 from robopolicy.errors import ConfigError
 from robopolicy.spec import ActionPart, Spec
 
+__all__ = ["Human", "HumanConfig"]
+
 _JOINTS = 6
 
 

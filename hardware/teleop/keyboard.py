@@ -17,6 +17,8 @@ from hardware.teleop.device import Device, Event, Motion
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
+__all__ = ["EVENTS", "MOVES", "Keyboard", "KeyboardConfig"]
+
 MOVES: dict[str, tuple[int, int]] = {
     "w": (0, 1), "s": (0, -1), "a": (1, 1), "d": (1, -1), "r": (2, 1), "f": (2, -1),
     "o": (3, 1), "u": (3, -1), "k": (4, 1), "i": (4, -1), "j": (5, 1), "l": (5, -1),

@@ -23,6 +23,8 @@ from robopolicy.env import RobotEnv, make_env
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
+__all__ = ["EnvRig", "Rig", "RobotRig", "Seen"]
+
 _SAMPLES = 64
 _BEAT_S = 0.02
 _VIEW_SIZE = 256

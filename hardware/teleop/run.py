@@ -32,6 +32,8 @@ from robopolicy.task import Task
 if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
 
+__all__ = ["LOOK_AHEAD", "Driven", "Driver", "TeleoperateConfig", "teleoperate"]
+
 LOOK_AHEAD = 8
 """Rows that a person's action is held for, should the next be late."""
 _STATUS_S = 0.2

@@ -23,6 +23,8 @@ from hardware.teleop.device import Device, Event, Motion
 from robopolicy.errors import ConfigError, RobopolicyError
 from robopolicy.registry import register
 
+__all__ = ["FULL_SCALE", "SpaceMouse", "SpaceMouseConfig"]
+
 FULL_SCALE = 350.0
 _AXES = struct.Struct("<3h")
 _VENDORS = {0x256F: range(0x10000), 0x046D: range(0xC603, 0xC62D)}

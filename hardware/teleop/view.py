@@ -16,6 +16,8 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+__all__ = ["View"]
+
 _BOUNDARY = "picture"
 _QUALITY = 80
 

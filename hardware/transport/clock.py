@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+__all__ = ["SourceClock"]
+
 
 class SourceClock:
     """Converts the stamps of one sender, whatever its clock shows, up to the shortest delay of its messages.

@@ -32,6 +32,8 @@ from cyclonedds.sub import DataReader  # noqa: E402
 from cyclonedds.topic import Topic  # noqa: E402
 from cyclonedds.util import duration  # noqa: E402
 
+__all__ = ["LATCHED", "RELIABLE", "SENSOR", "STATE", "Participant", "Quality", "Reader", "Writer"]
+
 T = TypeVar("T")
 
 _ADVICE = "Is the robot on, on the same DDS domain and network interface, with the same message type?"

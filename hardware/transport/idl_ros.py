@@ -13,6 +13,25 @@ from typing import Any, Self
 
 from hardware.transport import idl_types as types
 
+__all__ = [
+    "Bool",
+    "Duration",
+    "Header",
+    "Image",
+    "Int64",
+    "JointState",
+    "JointTrajectory",
+    "JointTrajectoryPoint",
+    "Point",
+    "Pose",
+    "PoseStamped",
+    "Quaternion",
+    "Time",
+    "Transform",
+    "TransformStamped",
+    "Vector3",
+]
+
 _NANO = 1_000_000_000
 
 

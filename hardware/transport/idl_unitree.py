@@ -16,6 +16,27 @@ import numpy as np
 
 from hardware.transport import idl_types as types
 
+__all__ = [
+    "MOTOR_SLOTS",
+    "CorruptMessage",
+    "ImuStateIdl",
+    "LowCmd",
+    "LowCmdIdl",
+    "LowState",
+    "LowStateIdl",
+    "MotorCmdIdl",
+    "MotorStateIdl",
+    "Request",
+    "RequestHeader",
+    "RequestIdentity",
+    "RequestLease",
+    "RequestPolicy",
+    "Response",
+    "ResponseHeader",
+    "ResponseStatus",
+    "checksum",
+]
+
 MOTOR_SLOTS = 35
 _LITTLE_ENDIAN_CDR = b"\x00\x01\x00\x00"
 _BIT_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))

@@ -7,6 +7,8 @@ from xml.sax.saxutils import quoteattr
 
 from robopolicy.errors import ConfigError
 
+__all__ = ["MAX_DOMAIN", "Network"]
+
 MAX_DOMAIN = 232
 _MAX_PARTICIPANTS = 32
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from hardware.transport import idl_types as types
 
+__all__ = ["from_json", "to_json"]
+
 T = TypeVar("T")
 
 _RANGES = {

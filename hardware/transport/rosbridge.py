@@ -26,6 +26,8 @@ require("websockets", extra="rosbridge", purpose="Talking to robots over rosbrid
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.exceptions import WebSocketException  # noqa: E402
 
+__all__ = ["RosbridgeParticipant", "RosbridgeWriter"]
+
 T = TypeVar("T")
 
 _RETRY_S = 0.2

@@ -18,6 +18,8 @@ from robopolicy.registry import parse
 if TYPE_CHECKING:
     from hardware.transport.topics import Participant
 
+__all__ = ["Rosbridge", "Route", "Zenoh", "join", "route"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rosbridge:

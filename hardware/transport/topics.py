@@ -19,6 +19,18 @@ from robopolicy.errors import RobopolicyError
 if TYPE_CHECKING:
     from hardware.transport.dds import Quality
 
+__all__ = [
+    "MALFORMED",
+    "Endpoint",
+    "Participant",
+    "QueuedReader",
+    "Reader",
+    "TopicTimeout",
+    "Writer",
+    "ros_name",
+    "ros_type",
+]
+
 T = TypeVar("T")
 V = TypeVar("V")
 

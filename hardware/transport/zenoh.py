@@ -20,6 +20,8 @@ require("zenoh", extra="zenoh", purpose="Talking to robots over zenoh")
 import zenoh  # noqa: E402
 import zenoh.ext  # noqa: E402
 
+__all__ = ["ZenohParticipant", "ZenohReader", "ZenohWriter", "from_cdr", "open_session", "subscribe", "zenoh"]
+
 T = TypeVar("T")
 
 _HEADERS = (b"\0\0", b"\0\1")

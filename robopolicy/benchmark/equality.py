@@ -19,6 +19,8 @@ from robopolicy.evaluation.machine import stamp
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
+__all__ = ["FREE_STEPS", "check_equality", "touches"]
+
 FREE_STEPS = 200
 _EPISODE = 120
 _RANDOM_EVERY = 8

@@ -21,6 +21,26 @@ from robopolicy.policies.policy import Policy, blank_observation
 from robopolicy.registry import parse
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 
+__all__ = [
+    "ACTION_HORIZON",
+    "BATCH",
+    "BATCHES",
+    "MOST",
+    "OBS_HORIZON",
+    "PRECISIONS",
+    "PRED_HORIZON",
+    "SAMPLERS",
+    "SampleLoop",
+    "families",
+    "lift_sizes",
+    "prepared",
+    "random_store",
+    "sampling",
+    "trainer",
+    "training",
+    "windows",
+]
+
 BATCH = 256
 OBS_HORIZON, PRED_HORIZON, ACTION_HORIZON = 2, 16, 8
 PRECISIONS = ("float32", "bfloat16")

@@ -8,6 +8,8 @@ from typing import Any
 
 from robopolicy.evaluation.machine import describe
 
+__all__ = ["HEAD", "SECTIONS", "write_page"]
+
 HEAD = """\
 # Benchmark
 

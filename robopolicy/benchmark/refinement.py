@@ -24,6 +24,8 @@ from robopolicy.rl.proximal import Rollout
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["EPOCHS", "LANES", "SIZES", "StillConfig", "StillEnv", "Straightforward", "refinement"]
+
 LANES = 16
 EPOCHS = 10
 """Of an iteration; one is measured."""

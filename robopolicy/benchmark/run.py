@@ -28,6 +28,8 @@ from robopolicy.learning.train import choose_device
 from robopolicy.registry import plain
 from robopolicy.task import Task
 
+__all__ = ["FORMAT", "PARTS", "BenchmarkConfig", "run_benchmark"]
+
 PARTS = ("training", "sampling", "families", "environments", "windows", "evaluation", "refinement", "serving")
 FORMAT = 1
 

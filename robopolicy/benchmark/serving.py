@@ -25,6 +25,8 @@ from robopolicy.serving.policy import ServedPolicy
 from robopolicy.serving.server import PolicyServer, ServerConfig
 from robopolicy.serving.wire import pack, unpack
 
+__all__ = ["CLIENTS", "HERE", "POLICIES", "Timed", "serving"]
+
 POLICIES = ("gaussian", "diffusion")
 CLIENTS = (1, 8, 32)
 HERE = 0

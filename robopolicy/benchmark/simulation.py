@@ -18,6 +18,8 @@ from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["CHUNK", "LANES", "against_robosuite", "environments", "evaluation"]
+
 LANES = 2
 CHUNK = 16
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from robopolicy.registry import plain
 
+__all__ = ["Times", "interleave", "summary"]
+
 Times = dict[str, list[list[float]]]
 """Seconds of each call, by alternative and round."""
 

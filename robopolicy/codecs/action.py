@@ -16,6 +16,8 @@ from robopolicy.codecs.rotation import from_matrix, to_matrix
 from robopolicy.errors import ConfigError
 from robopolicy.spec import ActionPart, Spec
 
+__all__ = ["REPRESENTATIONS", "ActionTransform"]
+
 REPRESENTATIONS = ("absolute", "delta", "relative")
 
 

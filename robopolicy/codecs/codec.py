@@ -13,6 +13,8 @@ from robopolicy.codecs.action import ActionTransform
 from robopolicy.errors import ConfigError, DataError, unknown
 from robopolicy.spec import Spec
 
+__all__ = ["NORMALIZERS", "QUANTILE_ROWS", "Codec", "CodecConfig", "Normalizer"]
+
 Normalizer = Literal["minmax", "quantile", "zscore", "identity"]
 NORMALIZERS = ("minmax", "quantile", "zscore", "identity")
 QUANTILE_ROWS = 200_000

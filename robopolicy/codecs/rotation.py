@@ -11,6 +11,8 @@ from torch import Tensor
 
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["from_matrix", "to_matrix"]
+
 
 def to_matrix(value: Tensor, representation: str) -> Tensor:
     """`[..., d]` in a representation to `[..., 3, 3]` in SO(3)."""

@@ -31,6 +31,20 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from robopolicy.errors import DataError
 
+__all__ = [
+    "CHUNK_BYTES",
+    "MAX_CHUNK_FRAMES",
+    "Column",
+    "Dropped",
+    "Write",
+    "checksum",
+    "drop_beyond",
+    "get",
+    "list_dir",
+    "open_location",
+    "put",
+]
+
 CHUNK_BYTES = {"image": 1 << 17, "state": 1 << 20, "meta": 1 << 13}
 MAX_CHUNK_FRAMES = 8
 

@@ -15,6 +15,8 @@ from robopolicy.errors import ConfigError, DataError, unknown
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
+__all__ = ["FORMATS", "ConvertConfig", "convert", "file_format"]
+
 FORMATS = {".hdf5": "hdf5", ".h5": "hdf5", ".zarr": "zarr"}
 
 

@@ -14,6 +14,8 @@ from robopolicy.data.importers import EXTRA, Ledger
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError
 
+__all__ = ["GYM", "ROBOSUITE", "export_hdf5"]
+
 ROBOSUITE, GYM = 1, 2  # robomimic's EnvType
 
 

@@ -16,6 +16,8 @@ from robopolicy.errors import DataError
 from robopolicy.registry import plain
 from robopolicy.spec import Spec
 
+__all__ = ["DEFAULT_CONTROL_HZ", "FORMAT", "Header", "read_header"]
+
 FORMAT = 1
 DEFAULT_CONTROL_HZ = 10.0
 

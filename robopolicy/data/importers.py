@@ -21,6 +21,8 @@ from robopolicy.data.store import EpisodeStore, Location
 from robopolicy.errors import DataError, unknown
 from robopolicy.spec import Spec
 
+__all__ = ["DEFAULT_CONTROL_HZ", "EXTRA", "Ledger", "import_hdf5", "import_zarr", "store_ledger"]
+
 EXTRA = ("states", "rewards", "dones")
 DEFAULT_CONTROL_HZ = 20.0
 

@@ -13,6 +13,20 @@ from robopolicy.data.validation import CHECKED_ROW_BYTES
 from robopolicy.errors import DataError, unknown
 from robopolicy.seeding import block_of
 
+__all__ = [
+    "FROZEN_SHARE",
+    "LENGTH_FACTOR",
+    "OUTLIER_STD",
+    "SATURATED_SHARE",
+    "SHEET_COLUMNS",
+    "SHEET_ROWS",
+    "KeyReport",
+    "Report",
+    "contact_sheet",
+    "format_report",
+    "inspect",
+]
+
 SATURATED_SHARE = 0.2
 OUTLIER_STD = 20.0
 LENGTH_FACTOR = 4.0

@@ -8,6 +8,8 @@ from pathlib import Path
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
 
+__all__ = ["MergeConfig", "merge"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig:

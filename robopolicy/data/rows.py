@@ -12,6 +12,8 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.validation import check_finite
 from robopolicy.errors import DataError
 
+__all__ = ["BLOCK_BYTES", "Stats", "blocks", "choose_episodes", "statistics"]
+
 BLOCK_BYTES = 64 << 20
 
 

@@ -34,6 +34,8 @@ from robopolicy.data.validation import (
 from robopolicy.errors import DataError, unknown
 from robopolicy.spec import ActionSpec, Spec
 
+__all__ = ["ENDS", "META", "UNKNOWN", "EpisodeStore", "Location"]
+
 ENDS = "meta/episode_ends"
 META: dict[str, str] = {"seed": "int64", "success": "int8", "instruction": "int64", "checksum": "int64"}
 UNKNOWN = -1

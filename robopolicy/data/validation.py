@@ -11,6 +11,15 @@ from robopolicy.data.columns import Column
 from robopolicy.data.header import Header
 from robopolicy.errors import DataError, unknown
 
+__all__ = [
+    "CHECKED_ROW_BYTES",
+    "check_episode",
+    "check_files",
+    "check_finite",
+    "check_structure",
+    "first_not_finite",
+]
+
 CHECKED_ROW_BYTES = 4096
 """Arrays with larger rows (float pictures) are checked when they are read, not when a store is opened."""
 

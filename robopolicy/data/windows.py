@@ -20,6 +20,8 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.spec import GOAL, INSTRUCTION, TEXT
 
+__all__ = ["CACHES", "PADDINGS", "Batch", "Cache", "Padding", "Windows", "check_horizons", "split_episodes"]
+
 Padding = Literal["hold", "zero", "mask"]
 Cache = Literal["auto", "device", "memmap"]
 PADDINGS = ("hold", "zero", "mask")

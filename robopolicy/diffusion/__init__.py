@@ -1,3 +1,5 @@
 """Noise levels, denoisers and samplers."""
 
-from robopolicy.diffusion import samplers as samplers
+from robopolicy.diffusion import samplers
+
+__all__ = ["samplers"]

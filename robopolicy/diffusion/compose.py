@@ -16,6 +16,8 @@ from robopolicy.codecs import Codec
 from robopolicy.diffusion.denoiser import Denoiser
 from robopolicy.errors import ConfigError
 
+__all__ = ["UNLIKE", "change_of_normaliser", "composed", "guided", "renormalised"]
+
 UNLIKE = 2.0
 """A displacement is stretched by this squared at most: Langevin steps of eta < 0.5 stay stable."""
 

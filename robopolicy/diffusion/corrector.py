@@ -14,6 +14,8 @@ from robopolicy.errors import ConfigError
 if TYPE_CHECKING:
     from robopolicy.diffusion.denoiser import Denoiser
 
+__all__ = ["Corrector", "langevin"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corrector:

@@ -9,6 +9,16 @@ from torch import Tensor
 
 from robopolicy.diffusion.noise import noise_level
 
+__all__ = [
+    "Denoiser",
+    "Network",
+    "Prediction",
+    "clean_estimate",
+    "edm_scales",
+    "network_scale",
+    "training_target",
+]
+
 Prediction = Literal["epsilon", "sample", "velocity"]
 
 

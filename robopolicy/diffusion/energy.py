@@ -16,6 +16,20 @@ from torch import Tensor
 
 from robopolicy.errors import ConfigError
 
+__all__ = [
+    "BudgetConfig",
+    "Descent",
+    "DescentConfig",
+    "DescentStep",
+    "Energy",
+    "denoised",
+    "descend",
+    "descent_step",
+    "energy_and_slope",
+    "langevin_scale",
+    "normalized",
+]
+
 
 class Energy(Protocol):
     """(chunk `[N, Tp, Dz]`) -> energy `[N]`; conditioning is bound."""

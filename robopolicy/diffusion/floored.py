@@ -22,6 +22,8 @@ from robopolicy.diffusion.samplers import Sampler, SamplerConfig, Walk, clean_at
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
+__all__ = ["Floored", "FlooredConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlooredConfig(SamplerConfig):

@@ -13,6 +13,8 @@ from torch import Tensor
 from robopolicy.diffusion.denoiser import Denoiser
 from robopolicy.errors import ConfigError
 
+__all__ = ["GuidedContinuation", "Inpaint"]
+
 
 class _Held:
     def __init__(self, denoiser: Denoiser, known: Tensor, weights: Tensor) -> None:

@@ -15,6 +15,17 @@ from torch import Tensor
 
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = [
+    "KARRAS_RHO",
+    "SCHEDULES",
+    "SPACINGS",
+    "Schedule",
+    "SigmaRange",
+    "noise_level",
+    "sampling_sigmas",
+    "sigma_table",
+]
+
 SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")
 SPACINGS = ("trailing", "linspace", "leading", "karras", "exponential")
 KARRAS_RHO = 7.0

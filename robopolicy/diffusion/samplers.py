@@ -29,6 +29,21 @@ from robopolicy.diffusion.noise import Schedule, SigmaRange, sampling_sigmas
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "Bounds",
+    "Correct",
+    "DDIMConfig",
+    "DDPMConfig",
+    "Sampler",
+    "SamplerConfig",
+    "Spacing",
+    "Walk",
+    "clean_at",
+    "denoise",
+]
+
 Bounds = tuple[Tensor, Tensor]
 Spacing = Literal["trailing", "linspace", "leading", "karras", "exponential"]
 Correct = Callable[[int, Tensor], Tensor]

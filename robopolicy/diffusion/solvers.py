@@ -13,6 +13,8 @@ from robopolicy.diffusion.noise import Schedule
 from robopolicy.diffusion.samplers import Bounds, Correct, Sampler, SamplerConfig, Walk, clean_at
 from robopolicy.registry import register
 
+__all__ = ["DPM", "DPMConfig", "Heun", "HeunConfig", "dpm_multistep", "heun"]
+
 
 def heun(
     denoiser: Denoiser,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["add_noise", "draw_levels", "masked_mean"]
+
 
 def draw_levels(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` noise levels drawn uniformly from `table` `[T]`: `[count]`."""

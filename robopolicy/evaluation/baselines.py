@@ -9,6 +9,8 @@ from robopolicy.rollout import LaneView
 from robopolicy.seeding import derive
 from robopolicy.spec import ActionSpec, Spec
 
+__all__ = ["BASELINES", "RandomActor", "ZeroActor", "baseline"]
+
 
 class ZeroActor:
     """All-zero actions, clipped into the bounds: holds still where actions are deltas or velocities."""

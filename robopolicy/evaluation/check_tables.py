@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+__all__ = ["SECTIONS", "Files", "Values", "check_sections", "markdown"]
+
 Values = Mapping[str, Any]
 Files = Mapping[str, Values]
 """By name, without ``.json``."""

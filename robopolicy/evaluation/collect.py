@@ -24,6 +24,8 @@ from robopolicy.vector import LaneVectorEnv
 if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
 
+__all__ = ["CHUNK", "LABELS", "POLICY_OFFSET", "Collection", "collect"]
+
 CHUNK = 16
 POLICY_OFFSET = 500_000
 """Where policies begin in the block of collection seeds: not at the starts they were taught."""

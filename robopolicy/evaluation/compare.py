@@ -17,6 +17,8 @@ from robopolicy.evaluation.evaluate import Evaluation
 from robopolicy.evaluation.ranking import agreement, bradley_terry, mmrv, pearson, spearman
 from robopolicy.evaluation.statistics import paired_difference
 
+__all__ = ["METRICS", "CompareConfig", "compare", "compared", "short_names", "table"]
+
 METRICS = {"mmrv": mmrv, "pearson": pearson, "spearman": spearman}
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
     from robopolicy.task import Task
 
+__all__ = ["LANGEVIN", "NONE", "CompositionStudyConfig", "compositions", "line_of", "run_composition_study"]
+
 LANGEVIN = {"steps": 4, "eta": 0.3}
 NONE = {"steps": 0}
 

@@ -7,6 +7,8 @@ import time
 
 from robopolicy.policies.policy import Policy, blank_observation
 
+__all__ = ["REPETITIONS", "sampling_cost"]
+
 REPETITIONS = 20
 
 

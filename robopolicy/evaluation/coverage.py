@@ -24,6 +24,8 @@ from robopolicy.seeding import derive
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["STARTS", "Coverage", "Start", "coverage", "entropy"]
+
 STARTS = 10
 
 

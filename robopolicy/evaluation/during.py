@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from robopolicy.learning.train import TrainConfig
     from robopolicy.policies.policy import Policy
 
+__all__ = ["SelectionCheck"]
+
 
 class SelectionCheck:
     """Success of a policy on selection seeds; its environments are made once and kept."""

@@ -29,6 +29,24 @@ if TYPE_CHECKING:
     from robopolicy.policies.denoising import DenoisingPolicy
     from robopolicy.policies.policy import Policy, Sample
 
+__all__ = [
+    "DRAWS",
+    "LEVELS",
+    "NEIGHBOURS",
+    "SAMPLES",
+    "DenoisingLoss",
+    "Moment",
+    "NearestTraining",
+    "SampleVariance",
+    "Scores",
+    "Signal",
+    "SignalActor",
+    "auroc",
+    "disturbed_against_nominal",
+    "elapsed",
+    "failing_against_succeeding",
+]
+
 NEIGHBOURS = 5
 SAMPLES = 16
 LEVELS = 8

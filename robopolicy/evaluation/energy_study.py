@@ -31,6 +31,8 @@ from robopolicy.spec import Spec
 if TYPE_CHECKING:
     from robopolicy.evaluation.statistics import Interval
 
+__all__ = ["EnergyStudyConfig", "biased", "run_study"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyStudyConfig:

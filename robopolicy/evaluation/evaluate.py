@@ -19,6 +19,8 @@ from robopolicy.seeding import block_of, episode_seeds, refuse_overlap
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["EpisodeRow", "Evaluation", "Measured", "evaluate"]
+
 
 @dataclass(frozen=True)
 class EpisodeRow:

@@ -30,6 +30,18 @@ if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy, Sample
     from robopolicy.task import Task
 
+__all__ = [
+    "LEVELS",
+    "PLACES",
+    "GuidanceStudyConfig",
+    "Setting",
+    "drawn",
+    "follow",
+    "line_of",
+    "run_guidance_study",
+    "settings",
+]
+
 PLACES = ("checkpoint", "out", "device")
 """Settings that are about this machine, which a result file leaves out."""
 LEVELS = 8

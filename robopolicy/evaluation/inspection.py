@@ -12,6 +12,8 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError
 from robopolicy.evaluation.video import tile, write_mp4
 
+__all__ = ["InspectConfig", "run_inspection"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:

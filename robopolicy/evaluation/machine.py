@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+__all__ = ["PACKAGES", "commit", "describe", "machine", "print_or_write", "stamp", "versions"]
+
 PACKAGES = (
     "robopolicy", "torch", "numpy", "diffusers", "mujoco", "robosuite", "metaworld", "gymnasium", "zarr",
 )  # fmt: skip

@@ -17,6 +17,8 @@ from robopolicy.errors import DataError
 from robopolicy.policies.policy import Policy
 from robopolicy.seeding import derive
 
+__all__ = ["BATCH", "format_error", "held_out", "offline_error", "write_error"]
+
 BATCH = 512
 
 

@@ -26,6 +26,8 @@ from robopolicy.evaluation.pipeline_film import write_stages_film
 from robopolicy.evaluation.plots import pipeline_stages
 from robopolicy.evaluation.statistics import paired_difference, wilson
 
+__all__ = ["PipelineConfig", "markdown", "run_pipeline"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:

@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from robopolicy.evaluation.evaluate import Evaluation
 from robopolicy.evaluation.video import FPS, HOLD_SECONDS, SIZE, read_mp4, tile, untile, write_gif, write_mp4
 
+__all__ = ["GIF_WIDTH", "SHOWN", "Film", "filmed_seeds", "write_stages_film"]
+
 SHOWN = 2
 """Seeds at most: one row of the film each."""
 GIF_WIDTH = 760

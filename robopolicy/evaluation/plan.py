@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 from robopolicy.compose import compose
 from robopolicy.errors import ConfigError
 from robopolicy.evaluation.collect import collect
+from robopolicy.evaluation.evaluate import Measured
 from robopolicy.evaluation.plots import read_series
 from robopolicy.evaluation.results import Cell, read_plan, write_result
-from robopolicy.evaluation.run import EvaluateConfig, Measured, measure
+from robopolicy.evaluation.run import EvaluateConfig, measure
 from robopolicy.registry import parse, plain
 from robopolicy.task import Task
 
 if TYPE_CHECKING:
     from robopolicy.learning.train import TrainConfig
+
+__all__ = ["RunPlanConfig", "run_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)

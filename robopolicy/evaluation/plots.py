@@ -17,6 +17,21 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from robopolicy.evaluation.statistics import Interval
 
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "STYLE",
+    "error_by_dimension",
+    "pipeline_stages",
+    "read_series",
+    "refinement_curve",
+    "refinement_curves",
+    "success_by_demonstrations",
+    "training_curve",
+]
+
 BLUE, ORANGE, GREEN, GREY = "#2f6fb3", "#d9822b", "#2e8b57", "#8a94a0"
 STYLE: Any = {
     "font.size": 10,

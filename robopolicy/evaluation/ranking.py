@@ -10,6 +10,21 @@ from scipy.stats import rankdata
 from robopolicy.errors import DataError
 from robopolicy.evaluation.statistics import Interval
 
+__all__ = [
+    "DRAWS",
+    "PRIOR",
+    "Agreement",
+    "Scores",
+    "agreement",
+    "bootstrap_mean",
+    "bradley_terry",
+    "mmrv",
+    "pearson",
+    "spearman",
+    "strengths",
+    "wins_of",
+]
+
 DRAWS = 2_000
 PRIOR = 0.5
 """Wins, and losses, that every policy is given against a policy of strength 0: strengths stay finite."""

@@ -9,6 +9,8 @@ from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.rollout import ReplayActor
 from robopolicy.task import Task
 
+__all__ = ["STATES", "replay", "replay_actor"]
+
 STATES = "states"
 """The column of simulator states, as robomimic and robosuite name it."""
 

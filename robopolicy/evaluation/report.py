@@ -15,6 +15,8 @@ from robopolicy.evaluation.evaluate import Evaluation
 from robopolicy.evaluation.machine import commit, describe, machine, versions
 from robopolicy.registry import plain
 
+__all__ = ["CSS", "write_report"]
+
 CSS = """
 :root { --ink: #1d2733; --soft: #5b6876; --line: #e3e7ec; --page: #f6f7f9; --card: #fff;
         --good: #2e8b57; --bad: #c8503f; --accent: #2f6fb3; color-scheme: light dark; }

@@ -21,6 +21,23 @@ from robopolicy.evaluation.evaluate import Measured
 from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import parse, plain
 
+__all__ = [
+    "BASES",
+    "BENCHMARK",
+    "CHECKS",
+    "FORMAT",
+    "PIPELINES",
+    "TUNING",
+    "Cell",
+    "Plan",
+    "Row",
+    "Section",
+    "read_plan",
+    "read_results",
+    "successes",
+    "write_result",
+]
+
 FORMAT = 1
 BASES, BENCHMARK, CHECKS, PIPELINES, TUNING = "bases", "benchmark", "checks", "pipeline", "tuning"
 """Directories beside the result files: policies that are refined, speed, equality and safety, one checkpoint

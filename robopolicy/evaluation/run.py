@@ -27,6 +27,8 @@ from robopolicy.task import Task
 if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
 
+__all__ = ["SCRIPTED", "CollectConfig", "EvaluateConfig", "Outcome", "measure", "run_evaluation"]
+
 SCRIPTED = (*BASELINES, "expert", "replay")
 
 

@@ -13,6 +13,17 @@ from scipy.stats import norm
 
 from robopolicy.errors import DataError
 
+__all__ = [
+    "DRAWS",
+    "Difference",
+    "Interval",
+    "Table",
+    "Verdict",
+    "method_interval",
+    "paired_difference",
+    "wilson",
+]
+
 DRAWS = 10_000
 Verdict = Literal["better", "worse", "no difference found"]
 Table = Sequence[Sequence[bool]] | np.ndarray

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 
 from robopolicy.evaluation.plots import BLUE, GREEN, GREY, ORANGE, STYLE
 
+__all__ = ["COLOURS", "MARKERS", "compositions", "frontier"]
+
 MARKERS = "osD^vPX*<>hp"
 COLOURS = (GREY, BLUE, ORANGE, GREEN, "#8e5bb0", "#b03a48", "#5f7d95", "#c2a83e", "#1f9e9e", "#444444")
 

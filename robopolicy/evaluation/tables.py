@@ -16,6 +16,8 @@ from robopolicy.evaluation.plots import pipeline_stages, refinement_curves, succ
 from robopolicy.evaluation.results import CHECKS, PIPELINES, Cell, Plan, Section, successes
 from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
 
+__all__ = ["HEAD", "NOT_RUN", "TABLES", "Results", "interval_of", "write_page"]
+
 NOT_RUN = "not run"
 Results = Mapping[Cell, Mapping[str, Any]]
 

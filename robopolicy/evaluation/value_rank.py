@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
     from robopolicy.steering.judge import Judge
 
+__all__ = ["Moment", "agreement_within", "describe", "moments", "tried"]
+
 
 @dataclass(frozen=True)
 class Moment:

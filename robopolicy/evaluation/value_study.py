@@ -22,6 +22,8 @@ from robopolicy.vector import LaneVectorEnv
 if TYPE_CHECKING:
     from robopolicy.steering.value_guided import Rule
 
+__all__ = ["RULES", "ValueStudyConfig", "run_study"]
+
 
 RULES: dict[str, Rule] = {"random": "random", "softmax": "softmax", "greedy": "argmax"}
 

@@ -19,6 +19,23 @@ from robopolicy.rollout import Actor, LaneView, run_episodes
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = [
+    "FPS",
+    "GAP",
+    "GREEN",
+    "HOLD_SECONDS",
+    "RED",
+    "SIZE",
+    "WHITE",
+    "labelled",
+    "read_mp4",
+    "record_episodes",
+    "tile",
+    "untile",
+    "write_gif",
+    "write_mp4",
+]
+
 FPS = 10.0
 SIZE = 256
 """Pixels of an episode's picture, each way."""

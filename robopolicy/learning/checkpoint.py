@@ -33,6 +33,22 @@ from robopolicy.registry import build, parse, plain, to_dict
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
+__all__ = [
+    "FORMAT",
+    "STEP_PREFIX",
+    "check_tensors",
+    "codec_digest",
+    "find_checkpoint",
+    "is_address",
+    "load",
+    "load_model",
+    "read_json",
+    "read_tensors",
+    "remove",
+    "save_checkpoint",
+    "steps",
+]
+
 FORMAT = 2
 """2: conditions are laid out by time, then key (1 was by key, then time)."""
 STEP_PREFIX = "step-"

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+__all__ = ["Ranks"]
+
 
 @dataclass(frozen=True)
 class Ranks:

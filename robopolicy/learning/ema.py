@@ -11,6 +11,8 @@ from torch import nn
 
 from robopolicy.errors import ConfigError
 
+__all__ = ["EMAConfig", "ema_decay", "ema_update", "shadow"]
+
 M = TypeVar("M", bound=nn.Module)
 
 

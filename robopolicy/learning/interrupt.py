@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+__all__ = ["interrupt_held", "saved_when_interrupted"]
+
 
 @contextlib.contextmanager
 def interrupt_held(note: str = "") -> Iterator[None]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from robopolicy.errors import ConfigError
 
+__all__ = ["MetricsLog", "read_metrics"]
+
 
 class MetricsLog:
     """Appends rows of scalars by step. Rows after `resume_step` of an earlier session are dropped."""

@@ -15,6 +15,8 @@ from robopolicy.data.windows import Batch
 from robopolicy.errors import RobopolicyError
 from robopolicy.registry import plain
 
+__all__ = ["NotFiniteError", "dump_and_raise", "refuse_broken"]
+
 
 class NotFiniteError(RobopolicyError, ArithmeticError):
     """The training loss became NaN or infinite."""

@@ -11,6 +11,8 @@ from typing import Any
 from robopolicy.errors import ConfigError
 from robopolicy.registry import plain
 
+__all__ = ["differences", "open_run"]
+
 
 def open_run(directory: Path, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> bool:
     """Create a run directory, or find the same run in it; returns whether it is being resumed.

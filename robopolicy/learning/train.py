@@ -25,6 +25,20 @@ from robopolicy.registry import build, config_class, get, parse, plain
 from robopolicy.spec import GOAL, INSTRUCTION, TEXT, Spec
 from robopolicy.task import Task
 
+__all__ = [
+    "FIT_BATCH",
+    "MAY_CHANGE",
+    "PICTURE_BATCH",
+    "DuringConfig",
+    "TrainConfig",
+    "all_windows",
+    "cache_features",
+    "choose_device",
+    "choose_observations",
+    "load_cameras",
+    "prepare",
+]
+
 FIT_BATCH, PICTURE_BATCH = 4096, 256
 MAY_CHANGE = (
     "device",

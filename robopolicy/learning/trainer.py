@@ -27,6 +27,8 @@ from robopolicy.networks.attention import split_by_decay
 from robopolicy.policies.policy import evaluating
 from robopolicy.seeding import derive
 
+__all__ = ["Examples", "Trainer", "TrainerConfig", "learning_rate"]
+
 M = TypeVar("M", bound=Model)
 
 

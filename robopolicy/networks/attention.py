@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError
 
+__all__ = ["Attention", "Positions", "attend", "differentiate_twice", "initialise", "split_by_decay"]
+
 
 class Attention(nn.Module):
     """Multi-head attention of queries `[B, T, width]` to a context `[B, S, width]` (Vaswani et al. 2017).

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
+__all__ = ["add_loss", "auxiliary_losses"]
+
 _open: ContextVar[dict[str, Tensor] | None] = ContextVar("auxiliary losses", default=None)
 
 

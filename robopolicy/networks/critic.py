@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ["EDGE", "LOG_STD", "CriticEnsemble", "EnsembleLinear", "EnsembleNorm", "SquashedGaussian"]
+
 LOG_STD = (-5.0, 2.0)
 """Bounds of the actor's log standard deviation, before squashing."""
 EDGE = 1.0 - 1e-6

@@ -12,6 +12,8 @@ from robopolicy.networks.mish import Mish
 from robopolicy.networks.transformer import check_sizes, feed_forward
 from robopolicy.registry import register
 
+__all__ = ["DiT", "DiTConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from robopolicy.networks.mish import Mish
 
+__all__ = ["SinusoidalEmbedding", "level_encoder"]
+
 
 class SinusoidalEmbedding(nn.Module):
     """Sines and cosines of a scalar `[B]` at geometric frequencies from 1 to 1/10000: `[B, size]`."""

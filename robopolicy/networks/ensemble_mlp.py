@@ -9,6 +9,8 @@ from robopolicy.networks.critic import EnsembleLinear, EnsembleNorm
 from robopolicy.networks.embedding import level_encoder
 from robopolicy.networks.mish import Mish
 
+__all__ = ["EnsembleMLP"]
+
 
 class EnsembleMLP(nn.Module):
     """E networks of (noisy vector, noise level, context) with separate weights; the outputs begin at zero.

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ["CEILING", "Mish"]
+
 CEILING = 20.0
 """tanh(softplus(x)) is 1 beyond it, to the last digit of a float32."""
 

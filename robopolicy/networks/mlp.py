@@ -12,6 +12,8 @@ from robopolicy.networks.embedding import level_encoder
 from robopolicy.networks.mish import Mish
 from robopolicy.registry import register
 
+__all__ = ["MLP", "MLPConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:

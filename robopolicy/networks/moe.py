@@ -25,6 +25,8 @@ from robopolicy.networks.transformer import (
 )
 from robopolicy.registry import register
 
+__all__ = ["BLOCK", "ExpertLayer", "Experts", "MoEConfig", "MoETransformer", "active_parameters", "imbalance"]
+
 BLOCK = 16
 """Rows that a CPU's matrix product takes at once, or a multiple of them."""
 

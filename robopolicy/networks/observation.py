@@ -14,6 +14,8 @@ from robopolicy.errors import ConfigError
 from robopolicy.registry import build, register
 from robopolicy.spec import Kind, Spec
 
+__all__ = ["EncoderConfig", "ObservationEncoder", "StateEncoder", "StatesEncoder"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:

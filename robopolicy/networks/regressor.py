@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from robopolicy.networks.mish import Mish
 
+__all__ = ["Regressor"]
+
 
 class Regressor(nn.Module):
     """`[B, To, Dc]` to `[B, outputs]`."""

@@ -17,6 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from robopolicy.errors import ConfigError
 from robopolicy.networks.unet1d import UNet1D
 
+__all__ = ["Block", "BlockResidual", "OutputResidual", "blocks"]
+
 
 class Block(NamedTuple):
     """A module of a network whose output another network's block is added to."""

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from robopolicy.errors import ConfigError
 from robopolicy.registry import register
 
+__all__ = ["HashedConfig", "HashedWords"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class HashedConfig:

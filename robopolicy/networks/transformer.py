@@ -13,6 +13,8 @@ from robopolicy.networks.embedding import SinusoidalEmbedding
 from robopolicy.networks.mish import Mish
 from robopolicy.registry import register
 
+__all__ = ["DecoderLayer", "Transformer", "TransformerConfig", "check_sizes", "feed_forward"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:

@@ -14,6 +14,8 @@ from robopolicy.networks.embedding import level_encoder
 from robopolicy.networks.mish import Mish
 from robopolicy.registry import register
 
+__all__ = ["SHORT", "UNet1D", "UNet1DConfig", "matrix_convolution"]
+
 SHORT = 8
 """Steps up to which bfloat16 convolutions on a CPU are faster as matrix products."""
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError
 
+__all__ = ["GROUP", "UNet2D", "UNet2DConfig"]
+
 GROUP = 32
 """Channels of a normalisation group, at most."""
 

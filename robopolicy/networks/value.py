@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from robopolicy.networks.mish import Mish
 
+__all__ = ["StateValue"]
+
 
 class StateValue(nn.Module):
     """Residual MLP of one block, as in DPPO (Ren et al. 2025)."""

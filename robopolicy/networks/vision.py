@@ -20,6 +20,8 @@ from robopolicy.networks.observation import EncoderConfig, ObservationEncoder
 from robopolicy.registry import register
 from robopolicy.spec import Spec
 
+__all__ = ["ResNet18", "VisionConfig", "VisionEncoder", "centre_crop", "random_crop", "spatial_softmax"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig(EncoderConfig):

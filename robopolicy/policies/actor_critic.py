@@ -19,6 +19,8 @@ from robopolicy.rl import losses
 from robopolicy.rl.presets import ActorCriticConfig
 from robopolicy.spec import Spec
 
+__all__ = ["ActorCriticPolicy", "ActorCriticPolicyConfig", "load_value"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCriticPolicyConfig:

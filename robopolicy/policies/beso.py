@@ -24,6 +24,8 @@ from robopolicy.spec import GOAL, Spec
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
 
+__all__ = ["LEVELS", "BESOConfig", "BESOPolicy"]
+
 LEVELS = 100
 """Entries of the table that spacings by training step choose from."""
 

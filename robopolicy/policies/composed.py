@@ -15,6 +15,8 @@ from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.policies.denoising import DenoisingPolicy, run_sampler
 from robopolicy.policies.policy import Generation, Policy, Request
 
+__all__ = ["CORRECTOR", "NEARLY", "ComposedPolicy", "check_alike", "domain_level", "task_level"]
+
 CORRECTOR = {"steps": 4, "eta": 0.3}
 """Brings a composition nearer to the product; what closed forms need is 20 steps at each of 60 levels."""
 NEARLY = 2.0

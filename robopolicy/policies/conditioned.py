@@ -12,6 +12,8 @@ from robopolicy.policies.policy import Policy
 from robopolicy.registry import build
 from robopolicy.spec import Spec
 
+__all__ = ["ConditionedPolicy"]
+
 
 class ConditionedPolicy(Policy):
     """Makes the encoder of its config (a `ChunkConfig` with the field `encoder`)."""

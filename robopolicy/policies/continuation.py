@@ -13,6 +13,8 @@ from robopolicy.policies.denoising import DenoisingPolicy, run_sampler
 from robopolicy.policies.policy import Policy, Request, evaluating
 from robopolicy.rollout import LaneView, PolicyActor
 
+__all__ = ["ContinuingActor", "Weigh"]
+
 Weigh = Callable[[int], np.ndarray]
 """From the number of rows that the old chunk still covers to how strongly each row is held `[Tp]`."""
 

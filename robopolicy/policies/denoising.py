@@ -17,6 +17,8 @@ from robopolicy.policies.conditioned import ConditionedPolicy
 from robopolicy.policies.policy import Generation, Request, draw
 from robopolicy.registry import build, to_dict
 
+__all__ = ["DenoisingPolicy", "run_sampler"]
+
 
 class DenoisingPolicy(ConditionedPolicy):
     """Chunks by denoising: a subclass makes `sampler`, `clip` and `denoiser`, and has the loss."""

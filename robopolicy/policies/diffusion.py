@@ -28,6 +28,8 @@ from robopolicy.spec import Spec
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
 
+__all__ = ["DiffusionConfig", "DiffusionPolicy"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig(ChunkConfig):

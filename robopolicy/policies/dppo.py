@@ -18,6 +18,8 @@ from robopolicy.policies.diffusion import DiffusionConfig, DiffusionPolicy
 from robopolicy.registry import plain, register
 from robopolicy.spec import Spec
 
+__all__ = ["DPPOPolicy", "DPPOPolicyConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DPPOPolicyConfig(DiffusionConfig):

@@ -17,6 +17,8 @@ from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import build, register
 from robopolicy.spec import Spec
 
+__all__ = ["NoiseSteeredConfig", "NoiseSteeredPolicy"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSteeredConfig:

@@ -25,6 +25,8 @@ from robopolicy.spec import Spec
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
 
+__all__ = ["EnergyDenoisingConfig", "EnergyDenoisingPolicy"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyDenoisingConfig(ChunkConfig):

@@ -34,6 +34,8 @@ from robopolicy.spec import Spec
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
 
+__all__ = ["WIDER", "EnergyPublishedConfig", "EnergyPublishedPolicy"]
+
 WIDER = 1.05
 """Negative chunks are kept within the data's range, this much widened (Implicit Behavioral Cloning)."""
 

@@ -18,6 +18,8 @@ from robopolicy.policies.diffusion import DiffusionConfig, DiffusionPolicy
 from robopolicy.registry import build, parse, plain, register, to_dict
 from robopolicy.spec import Spec
 
+__all__ = ["SHARED", "FactorizedConfig", "FactorizedPolicy", "modality_groups"]
+
 SHARED = (
     "obs_horizon",
     "pred_horizon",

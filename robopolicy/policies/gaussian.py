@@ -22,6 +22,8 @@ from robopolicy.spec import Spec
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
 
+__all__ = ["GaussianConfig", "GaussianPolicy", "log_density"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianConfig(ChunkConfig):

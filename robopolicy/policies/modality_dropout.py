@@ -15,6 +15,8 @@ from robopolicy.policies.factorized import modality_groups
 from robopolicy.registry import register
 from robopolicy.spec import Spec
 
+__all__ = ["ModalityDropoutConfig", "ModalityDropoutPolicy", "kept_groups"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityDropoutConfig(DiffusionConfig):

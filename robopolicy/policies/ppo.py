@@ -13,6 +13,8 @@ from robopolicy.policies.gaussian import GaussianConfig, GaussianPolicy
 from robopolicy.registry import register
 from robopolicy.spec import Spec
 
+__all__ = ["PPOPolicy", "PPOPolicyConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOPolicyConfig(GaussianConfig):

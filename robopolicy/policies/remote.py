@@ -27,6 +27,8 @@ from robopolicy.registry import parse, register
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
+__all__ = ["TEXT_BYTES", "RemoteConfig", "RemotePolicy", "RemoteSample", "connect"]
+
 TEXT_BYTES = 512
 
 

@@ -18,6 +18,8 @@ from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import build, register
 from robopolicy.spec import Spec
 
+__all__ = ["ResidualConfig", "ResidualPolicy"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConfig:

@@ -15,6 +15,8 @@ from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import register
 from robopolicy.spec import Spec
 
+__all__ = ["SquashedGaussianConfig", "SquashedGaussianPolicy"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SquashedGaussianConfig:

@@ -26,6 +26,8 @@ from robopolicy.rl import losses
 from robopolicy.rl.optimizers import adam, load_optimizer, optimizer_tensors, step, track
 from robopolicy.rl.presets import ActorCriticConfig, Aggregation
 
+__all__ = ["ANYTHING", "ActorCritic", "Transitions"]
+
 ANYTHING = (-math.inf, math.inf)
 
 

@@ -12,6 +12,8 @@ from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 from robopolicy.world.imagined import ImaginedVectorEnv
 
+__all__ = ["CheckConfig", "Checks"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:

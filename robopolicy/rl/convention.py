@@ -11,6 +11,8 @@ import numpy as np
 from robopolicy.errors import ConfigError
 from robopolicy.vector import ChunkStep
 
+__all__ = ["ConventionConfig", "RewardKind", "rewards"]
+
 RewardKind = Literal["success", "cost", "env"]
 
 

@@ -29,6 +29,8 @@ from robopolicy.registry import register
 from robopolicy.rl.proximal import LOG_PROB_RANGE, Drawn, Proximal, ProximalConfig
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["DPPO", "EVALUATION_FLOOR", "DPPOConfig", "clip_schedule"]
+
 EVALUATION_FLOOR = 1e-3
 
 

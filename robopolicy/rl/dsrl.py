@@ -38,6 +38,19 @@ from robopolicy.rl.replay import Rows, observations, transition_rows
 from robopolicy.seeding import derive
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = [
+    "DSRL",
+    "DSRLSAC",
+    "LEAST_AUTHORITY",
+    "PROBES",
+    "DSRLConfig",
+    "NoiseConfig",
+    "NoiseRefiner",
+    "noise_authority",
+    "report_authority",
+    "truncated_normal",
+]
+
 LEAST_AUTHORITY = 0.02
 PROBES = 64
 """Noises for each observation when authority is measured."""

@@ -16,6 +16,8 @@ from robopolicy.rl.replay import Rows
 from robopolicy.rl.rlpd import Scratch, ScratchConfig
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["JSRL", "JSRLConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class JSRLConfig(ScratchConfig):

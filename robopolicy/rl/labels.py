@@ -10,6 +10,8 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError
 from robopolicy.rl.convention import ConventionConfig
 
+__all__ = ["SUCCESS", "StepLabels", "label_steps"]
+
 SUCCESS = "success"
 """Column with a success for every step, in stores that have one."""
 

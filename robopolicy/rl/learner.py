@@ -36,6 +36,8 @@ from robopolicy.spec import Spec
 from robopolicy.task import Task
 from robopolicy.vector import ChunkStep, LaneVectorEnv
 
+__all__ = ["ACTOR", "COUNTS", "STATUS", "TRAINING", "Absent", "Learner", "Practising", "Worker"]
+
 ACTOR, STATUS = "actor.safetensors", "learner.json"
 TRAINING, COUNTS = "training.safetensors", "training.json"
 _NICE = 5

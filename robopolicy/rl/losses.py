@@ -9,6 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = [
+    "TD_LOSSES",
+    "WEIGHT_CAP",
+    "advantage_weights",
+    "conservative",
+    "expectile",
+    "first",
+    "huber",
+    "mean",
+    "quantile",
+    "smallest",
+    "squared",
+    "subset_min",
+]
+
 WEIGHT_CAP = 100.0
 """Advantage weights are clipped here (IQL)."""
 

@@ -21,6 +21,8 @@ from robopolicy.rl.replay import Replay, Rows, demonstration_rows, mixed
 from robopolicy.seeding import derive
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["OffPolicy", "OffPolicyConfig", "averages"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OffPolicyConfig:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+__all__ = ["adam", "load_optimizer", "optimizer_tensors", "step", "track"]
+
 
 def adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:
     """Adam in its fused form where the device has one."""

@@ -14,6 +14,8 @@ from robopolicy.rl.refine import prepare as prepare_refinement
 from robopolicy.world.train import TrainWorldConfig
 from robopolicy.world.train import prepare as prepare_world
 
+__all__ = ["OFFSET", "OuterConfig", "improve"]
+
 OFFSET = POLICY_OFFSET + 100_000
 """Collection seeds of these episodes: not those of the recordings that the first world model learned from."""
 

@@ -15,6 +15,8 @@ from robopolicy.registry import register
 from robopolicy.rl.proximal import LOG_PROB_RANGE, Drawn, Proximal, ProximalConfig
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["PPO", "PPOConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(ProximalConfig):

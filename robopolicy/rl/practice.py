@@ -16,6 +16,8 @@ from robopolicy.rollout import ChunkRunner, ChunkTransition, LaneView
 from robopolicy.seeding import BLOCK_SIZE, episode_seeds
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["Experience", "Practice"]
+
 
 @dataclass(frozen=True)
 class Experience:

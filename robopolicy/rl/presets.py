@@ -9,6 +9,8 @@ from typing import Any, Literal
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.registry import parse
 
+__all__ = ["PRESETS", "ActorCriticConfig", "Aggregation", "learner_config"]
+
 Aggregation = Literal["min", "mean", "first", "quantile", "subset_min"]
 
 

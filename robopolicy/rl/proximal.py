@@ -28,6 +28,8 @@ from robopolicy.rl.targets import Discounting, advantages, chunk_reward
 from robopolicy.seeding import derive
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["LOG_PROB_RANGE", "Drawn", "Proximal", "ProximalConfig", "Rollout"]
+
 LOG_PROB_RANGE = (-5.0, 2.0)
 """Of one dimension's log-density; beyond it there is no gradient."""
 

@@ -27,7 +27,7 @@ from robopolicy.world.imagined import ImaginedConfig, ImaginedVectorEnv, require
 from robopolicy.world.starts import Starts
 from robopolicy.world.world import load_world
 
-__all__ = ["CheckConfig", "RefineConfig", "Refinement", "prepare"]
+__all__ = ["MAY_CHANGE", "PRACTICE_SEEDS", "CheckConfig", "RefineConfig", "Refinement", "prepare"]
 
 MAY_CHANGE = (
     "device",

@@ -29,6 +29,8 @@ from robopolicy.world.imagined import ImaginedVectorEnv
 if TYPE_CHECKING:
     from robopolicy.rl.refine import RefineConfig
 
+__all__ = ["COUNTS", "HOLDING", "MILESTONES", "PARTS", "TRUSTED", "Refinement"]
+
 PARTS = ("env", "sampling", "update", "evaluation")
 MILESTONES = (0.8, 0.9, 0.95)
 HOLDING = "Finishing this iteration, then saving. Ctrl-C again stops at once, without saving."

@@ -13,6 +13,8 @@ from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.practice import Practice
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["Refiner"]
+
 
 class Refiner(abc.ABC):
     """A method, one file: its mathematics only. The loop, seeds, evaluation and files are `rl/refine.py`'s.

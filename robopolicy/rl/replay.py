@@ -17,6 +17,8 @@ from robopolicy.rl.practice import Experience
 from robopolicy.rl.targets import chunk_reward
 from robopolicy.spec import Spec
 
+__all__ = ["Replay", "Rows", "demonstration_rows", "mixed", "observations", "transition_rows"]
+
 Rows = dict[str, Tensor]
 """Named columns `[N, ...]`. Chunk transitions have: observation.<key>, next_observation.<key> `[N, To, ...]`,
 action `[N, Ta, Da]`, reward `[N]` (discounted inside the chunk) and discount `[N]`, which is

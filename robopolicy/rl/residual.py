@@ -29,6 +29,8 @@ from robopolicy.rl.replay import Rows, observations, transition_rows
 from robopolicy.seeding import derive
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["Residual", "ResidualConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConfig(OffPolicyConfig):

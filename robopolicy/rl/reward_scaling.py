@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["CLIP", "GAMMA", "RewardScaling"]
+
 GAMMA = 0.99
 CLIP = 10.0
 

@@ -24,6 +24,8 @@ from robopolicy.seeding import derive
 from robopolicy.spec import Spec
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["RLPD", "SAC", "RLPDConfig", "Scratch", "ScratchConfig", "blank_policy"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScratchConfig(OffPolicyConfig):

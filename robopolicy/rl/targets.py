@@ -13,6 +13,8 @@ import numpy as np
 
 from robopolicy.errors import ConfigError
 
+__all__ = ["Discounting", "advantages", "chunk_reward", "n_step_targets"]
+
 Discounting = Literal["step", "chunk"]
 
 

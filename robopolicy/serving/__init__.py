@@ -17,3 +17,5 @@ except ImportError as error:
         f"Serving needs msgpack and websockets ({error}). "
         "Install them with: pip install 'robopolicy[serving]'"
     ) from error
+
+__all__ = ["MissingExtra"]

@@ -14,6 +14,8 @@ from robopolicy.errors import ConfigError, RobopolicyError
 from robopolicy.serving.served import Served
 from robopolicy.serving.server import ServerConfig, serve_forever
 
+__all__ = ["main"]
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Import the module (from the present directory too), call the function, serve what it returns."""

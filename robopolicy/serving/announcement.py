@@ -10,6 +10,8 @@ from robopolicy.registry import plain
 from robopolicy.serving.wire import ProtocolError
 from robopolicy.spec import Spec
 
+__all__ = ["FIELDS", "KEY", "PROTOCOL", "TOKEN", "Announcement"]
+
 KEY = "robopolicy"
 """Of everything that is ours in the handshake, in requests and in replies."""
 PROTOCOL = 1

@@ -22,6 +22,18 @@ from robopolicy.errors import ConfigError, MissingCapability, RobopolicyError
 from robopolicy.serving.announcement import KEY, TOKEN, Announcement
 from robopolicy.serving.wire import ProtocolError, pack, unpack
 
+__all__ = [
+    "ANNOUNCE",
+    "FIRST_DELAY_S",
+    "MAX_DELAY_S",
+    "OPEN_S",
+    "TOO_BIG",
+    "PolicyClient",
+    "Reply",
+    "ServerError",
+    "VersionChanged",
+]
+
 TOO_BIG = 1009
 """The closing code of a request that is too long: the same again would be closed again."""
 OPEN_S = 10.0

@@ -17,6 +17,8 @@ from robopolicy.serving.announcement import Announcement
 from robopolicy.serving.served import Chunks, Served
 from robopolicy.spec import Spec
 
+__all__ = ["Generalist", "ServedGeneralist"]
+
 
 class Generalist(Protocol):
     """What Octo's models have."""

@@ -17,6 +17,8 @@ from robopolicy.serving.announcement import FIELDS, Announcement
 from robopolicy.serving.served import Chunks, Served
 from robopolicy.serving.wire import MAX_BYTES
 
+__all__ = ["MAX_CHUNKS", "ServedPolicy", "weights_version"]
+
 MAX_CHUNKS = 1024
 
 

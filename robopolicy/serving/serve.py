@@ -12,6 +12,8 @@ from robopolicy.learning.train import choose_device
 from robopolicy.serving.policy import MAX_CHUNKS, ServedPolicy
 from robopolicy.serving.server import ServerConfig, serve_forever
 
+__all__ = ["ServeConfig", "serve_checkpoint"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:

@@ -20,6 +20,8 @@ from robopolicy.errors import ConfigError, RobopolicyError, unknown
 from robopolicy.serving.announcement import KEY, Announcement
 from robopolicy.spec import ObservationSpec
 
+__all__ = ["MAX_TEXT", "OPTIONS", "Chunks", "Query", "RequestError", "Served"]
+
 OPTIONS = ("n", "noise", "seed")
 MAX_TEXT = 10_000
 

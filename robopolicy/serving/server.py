@@ -29,6 +29,19 @@ from robopolicy.serving.announcement import KEY, TOKEN
 from robopolicy.serving.served import Query, RequestError, Served
 from robopolicy.serving.wire import MAX_BYTES, ProtocolError, pack, unpack
 
+__all__ = [
+    "CLOSE_S",
+    "HEALTH",
+    "OPEN_S",
+    "PING_S",
+    "SEND_S",
+    "PolicyServer",
+    "ServerConfig",
+    "logger",
+    "running",
+    "serve_forever",
+]
+
 HEALTH = "/healthz"
 OPEN_S = 10.0
 """In which a handshake has to be over."""

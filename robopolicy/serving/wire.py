@@ -15,6 +15,8 @@ import numpy as np
 
 from robopolicy.errors import RobopolicyError
 
+__all__ = ["MAX_BYTES", "MAX_DIMENSIONS", "MAX_ENTRIES", "MAX_VALUES", "ProtocolError", "pack", "unpack"]
+
 MAX_BYTES = 16 * 2**20
 """Of a message."""
 MAX_VALUES = 20_000

@@ -13,6 +13,8 @@ from robopolicy.steering.costs import Cost
 from robopolicy.steering.guidance import Guidance, GuidanceConfig
 from robopolicy.steering.positions import Positions
 
+__all__ = ["Alignment", "spread"]
+
 
 class Alignment:
     """A wish about the plans of a policy, in the robot's units.

@@ -18,6 +18,8 @@ from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import parse, plain, register
 from robopolicy.steering.steer import Steered
 
+__all__ = ["Composition", "CompositionConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompositionConfig:

@@ -27,6 +27,17 @@ from robopolicy.registry import register
 from robopolicy.steering.positions import Positions, PositionsConfig
 from robopolicy.steering.steer import SteeredField
 
+__all__ = [
+    "Cost",
+    "Costs",
+    "CostsConfig",
+    "descending",
+    "obstacle_cost",
+    "smoothness_cost",
+    "step_down",
+    "workspace_cost",
+]
+
 Cost = Energy
 """A chunk `[N, Tp, D]` to what it costs `[N]`: 0 where nothing is wrong, never less."""
 

@@ -19,6 +19,8 @@ from robopolicy.errors import ConfigError
 from robopolicy.steering.positions import PositionsConfig
 from robopolicy.steering.sketch import Lines, resample
 
+__all__ = ["Guidance", "GuidanceConfig", "Nudge", "Point", "Sketch"]
+
 
 class Guidance(abc.ABC):
     """One wish for all rows of a batch, or one for each."""

@@ -33,6 +33,21 @@ from robopolicy.steering.guidance import Guidance, GuidanceConfig
 from robopolicy.steering.several import candidates
 from robopolicy.steering.steer import Steered, SteeredField, denoises
 
+__all__ = [
+    "BiasedConfig",
+    "BiasedInitialisation",
+    "GuidedConfig",
+    "GuidedDiffusion",
+    "OutputPerturbation",
+    "OutputPerturbationConfig",
+    "RandomConfig",
+    "RandomSampling",
+    "Ranking",
+    "RankingConfig",
+    "StochasticConfig",
+    "StochasticSampling",
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(GuidanceConfig):

@@ -27,6 +27,8 @@ from robopolicy.steering.ledger import Ledger
 from robopolicy.steering.several import candidates
 from robopolicy.steering.steer import Steered
 
+__all__ = ["Bound", "Judge", "Judged", "Observation", "Proposal", "judge_of"]
+
 Observation = Mapping[str, Tensor]
 
 

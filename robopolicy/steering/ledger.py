@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+__all__ = ["ALIKE", "Ledger", "identical", "spread_of"]
+
 ALIKE = 1e-5
 """Candidates nearer than this in every encoded entry are the same."""
 

@@ -22,6 +22,8 @@ from robopolicy.registry import register
 from robopolicy.steering.ledger import Ledger
 from robopolicy.steering.several import Several, by_chance, candidates
 
+__all__ = ["PastVerified", "PastVerifiedConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PastVerifiedConfig:

@@ -11,6 +11,8 @@ from torch import Tensor
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.spec import Spec
 
+__all__ = ["Positions", "PositionsConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PositionsConfig:

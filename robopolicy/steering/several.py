@@ -17,6 +17,8 @@ from robopolicy.policies.policy import Generation, Policy, Request, blank_observ
 from robopolicy.steering.ledger import Ledger
 from robopolicy.steering.steer import Steered
 
+__all__ = ["Several", "by_chance", "candidates", "seconds_per_chunk"]
+
 
 class Several(Steered):
     """Makes `config.candidates` chunks and keeps one."""

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from robopolicy.errors import ConfigError
 
+__all__ = ["POINTS", "Lines", "resample"]
+
 POINTS = 64
 """Of a resampled sketch."""
 

@@ -28,6 +28,8 @@ from robopolicy.policies.denoising import run_sampler
 from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import build
 
+__all__ = ["Denoises", "Steered", "SteeredField", "denoises", "load_acting"]
+
 
 @runtime_checkable
 class Denoises(Protocol):

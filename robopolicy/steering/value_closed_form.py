@@ -24,6 +24,8 @@ from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import register
 from robopolicy.steering.judge import Judged
 
+__all__ = ["ValueClosedForm", "ValueClosedFormConfig", "improved"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ValueClosedFormConfig:

@@ -24,6 +24,8 @@ from robopolicy.registry import register
 from robopolicy.steering.judge import Judged
 from robopolicy.steering.steer import SteeredField
 
+__all__ = ["ValueGradient", "ValueGradientConfig", "climbing"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ValueGradientConfig:

@@ -16,6 +16,8 @@ from robopolicy.registry import register
 from robopolicy.steering.judge import Judged
 from robopolicy.steering.several import Several, by_chance
 
+__all__ = ["Rule", "ValueGuided", "ValueGuidedConfig", "standardised"]
+
 Rule = Literal["softmax", "argmax", "random"]
 
 

@@ -27,6 +27,8 @@ from robopolicy.steering.positions import Positions, PositionsConfig
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["HOST", "INPUTS", "MOST_BYTES", "STRATEGIES", "Session", "WebConfig", "serve"]
+
 STRATEGIES = ("random", "output_perturbation", "ranking", "biased", "guided", "stochastic")
 HOST = "127.0.0.1"
 MOST_BYTES = 1_000_000

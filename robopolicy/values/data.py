@@ -31,6 +31,8 @@ from robopolicy.rl.labels import StepLabels, label_steps
 from robopolicy.rl.targets import chunk_reward
 from robopolicy.spec import Spec
 
+__all__ = ["Columns", "Episodes", "Transitions", "chunks_of"]
+
 Columns = dict[str, Tensor]
 """reward, discount, returns float32 `[B]`."""
 

@@ -37,6 +37,17 @@ from robopolicy.seeding import derive, rng
 from robopolicy.task import Task
 from robopolicy.values.data import Transitions
 
+__all__ = [
+    "MAY_CHANGE",
+    "VALIDATION_BATCH",
+    "TrainValueConfig",
+    "ValueConfig",
+    "ValueTrainer",
+    "prepare",
+    "split",
+    "value_settings",
+]
+
 MAY_CHANGE = ("device", "cache", "steps", "threads", "wandb", "checkpoint_seconds")
 VALIDATION_BATCH = 1024
 

@@ -28,6 +28,23 @@ from robopolicy.world.success import longest_run
 from robopolicy.world.train import Held, TrainWorldConfig, held_out
 from robopolicy.world.world import World, find_world, load_world
 
+__all__ = [
+    "BRANCHES",
+    "HORIZONS",
+    "LONG",
+    "OFFSET",
+    "STATES",
+    "Branches",
+    "branches",
+    "by_key",
+    "errors",
+    "fidelity",
+    "held_of",
+    "main",
+    "r_squared",
+    "successes",
+]
+
 HORIZONS = (1, 5, 15)
 LONG = (1, 2, 5, 10, 20, 50, 100, 150)
 BRANCHES = 16

@@ -22,6 +22,8 @@ from robopolicy.world.replay import Replay, replay
 from robopolicy.world.train import Held
 from robopolicy.world.world import World, find_world, load_world
 
+__all__ = ["BLUE", "CURVES", "GREEN", "GREY", "INK", "PAPER", "SIZE", "TITLE", "film", "main"]
+
 SIZE, TITLE = 256, 20
 CURVES = 5
 PAPER, GREY, BLUE, GREEN, INK = (250, 250, 250), (150, 150, 150), (40, 90, 200), (40, 160, 80), (30, 30, 30)

@@ -21,6 +21,8 @@ from robopolicy.vector import ChunkStep, LaneVectorEnv
 from robopolicy.world.starts import Starts
 from robopolicy.world.world import World
 
+__all__ = ["ImaginedConfig", "ImaginedVectorEnv", "require_spec"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImaginedConfig:

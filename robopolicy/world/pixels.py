@@ -25,6 +25,8 @@ from robopolicy.world.world import SUCCESS, TASK, Imagined, World, WorldConfig
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
 
+__all__ = ["DEVIATION", "PixelWorld", "PixelWorldConfig"]
+
 DEVIATION = 0.5
 """Of pictures in [-1, 1] (EDM's sigma_data)."""
 

@@ -14,6 +14,8 @@ from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
+__all__ = ["record"]
+
 
 def record(
     task: Task,

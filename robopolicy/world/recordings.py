@@ -16,6 +16,8 @@ from robopolicy.errors import DataError
 from robopolicy.task import Task
 from robopolicy.world.world import SUCCESS, TASK
 
+__all__ = ["COLUMN", "Recordings", "Source", "successes"]
+
 COLUMN = "success"
 """Of a store, where every step's success was recorded."""
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from robopolicy.seeding import derive
 from robopolicy.world.world import World
 
+__all__ = ["Episode", "Replay", "replay"]
+
 Episode = Mapping[str, np.ndarray]
 """Observations before each action `[T, ...]` and "action" `[T, Da]`."""
 

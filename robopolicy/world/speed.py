@@ -18,6 +18,8 @@ from robopolicy.world.imagined import ImaginedVectorEnv
 from robopolicy.world.starts import Starts
 from robopolicy.world.world import load_world
 
+__all__ = ["BATCHES", "CHUNK", "main", "speed"]
+
 BATCHES = (1, 64, 1024)
 CHUNK = 4
 

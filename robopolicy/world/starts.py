@@ -14,6 +14,8 @@ from robopolicy.seeding import derive
 from robopolicy.world.recordings import Recordings
 from robopolicy.world.world import TASK, find_world
 
+__all__ = ["FILE", "Starts"]
+
 FILE = "starts.safetensors"
 
 

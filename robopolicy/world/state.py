@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
     from robopolicy.world.recordings import Recordings
 
+__all__ = ["CLOSE", "PREDICTED", "StateWorld", "StateWorldConfig", "copies"]
+
 PREDICTED = -1
 CLOSE = 5.0
 """Deviations from the mean beyond which the success model sees no difference."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from robopolicy.errors import DataError
 
+__all__ = ["MOST_FALSE", "STREAKS", "THRESHOLDS", "Rule", "choose_rule", "longest_run"]
+
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 STREAKS = (1, 2, 3, 5, 8)
 MOST_FALSE = 0.02

@@ -29,6 +29,17 @@ from robopolicy.world.starts import Starts
 from robopolicy.world.success import Rule, choose_rule
 from robopolicy.world.world import FINISHED, World
 
+__all__ = [
+    "MAY_CHANGE",
+    "USUAL",
+    "Held",
+    "TrainWorldConfig",
+    "WorldTraining",
+    "held_out",
+    "prepare",
+    "set_rule",
+]
+
 MAY_CHANGE = ("device", "trainer.threads", "trainer.wandb", "trainer.keep")
 USUAL = 0.99
 """Quantile of the disagreement on held-out episodes that counts as usual."""

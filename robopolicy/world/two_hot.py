@@ -9,6 +9,8 @@ from torch import Tensor
 
 from robopolicy.errors import ConfigError, unknown
 
+__all__ = ["ENCODINGS", "ActionCode", "Encoding", "decode", "one_hot", "two_hot"]
+
 Encoding = Literal["two_hot", "one_hot", "linear"]
 ENCODINGS = ("two_hot", "one_hot", "linear")
 

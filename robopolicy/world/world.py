@@ -23,6 +23,18 @@ from robopolicy.world.two_hot import ActionCode, Encoding
 if TYPE_CHECKING:
     from robopolicy.world.recordings import Recordings
 
+__all__ = [
+    "FINISHED",
+    "LEVELS",
+    "SUCCESS",
+    "TASK",
+    "Imagined",
+    "World",
+    "WorldConfig",
+    "find_world",
+    "load_world",
+]
+
 SUCCESS, TASK = "world/success", "world/task"
 """What `Recordings` add to the observations of a batch."""
 LEVELS = 100

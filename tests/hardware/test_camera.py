@@ -14,9 +14,9 @@ pytest.importorskip("cv2", reason="OpenCV is the extra robopolicy[camera]")
 import cv2
 
 from hardware.camera import CameraSettings, OpenCVCamera, squared
+from hardware.process import Simulated
 from hardware.robot import RobotError
 from hardware.robots.streams import Streams
-from hardware.sim.process import Simulated
 from hardware.transport.dds import Participant
 from robopolicy.errors import ConfigError
 from tests.hardware.wire import eventually, free_network

@@ -16,8 +16,8 @@ pytest.importorskip("rtde_control", reason="UR arms are the extra robopolicy[ur]
 
 from hardware.extras import MissingExtra
 from hardware.messages import Command
+from hardware.process import Simulated
 from hardware.robot import Robot, RobotError, make_robot
-from hardware.sim.process import Simulated
 from hardware.spec import JointSpec, LifeState, RobotSpec
 from robopolicy.errors import ConfigError
 

@@ -17,8 +17,8 @@ pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.link import RobotLink
 from hardware.messages import ActionChunk
+from hardware.process import Simulated
 from hardware.sim.client import Scene
-from hardware.sim.process import Simulated
 from hardware.spec import LifeState, RobotSpec
 from hardware.transport.network import Network
 from tests.hardware.wire import free_network, free_port

@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
+from hardware.process import Simulated
 from hardware.robots.unitree_g1 import MOTORS
 from hardware.sim.g1 import G1Settings, SimulatedG1, Targets
-from hardware.sim.process import Simulated
 from hardware.transport.dds import SENSOR, STATE, Participant, Reader
 from hardware.transport.idl_unitree import LowCmd, LowCmdIdl, LowState
 from robopolicy.errors import ConfigError

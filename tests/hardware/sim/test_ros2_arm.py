@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
 from hardware.messages import Command
+from hardware.process import Simulated
 from hardware.robot import Robot, make_robot
 from hardware.robots.streams import Measured, image_of
 from hardware.sim.client import Scene
-from hardware.sim.process import Simulated
 from hardware.sim.ros2_arm import load_task
 from hardware.spec import LifeState, RobotSpec
 from hardware.transport.dds import SENSOR, Participant

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
 
-from hardware.sim.process import Simulated, settings
+from hardware.process import Simulated, settings
 from robopolicy.errors import ConfigError, RobopolicyError
 from tests.hardware.wire import free_network
 
@@ -64,7 +64,7 @@ def test_it_ends_with_the_block_and_when_it_is_stopped_in_its_tracks() -> None:
 @pytest.mark.sim
 def test_it_ends_when_its_parent_is_killed() -> None:
     code = (
-        "from hardware.sim.process import Simulated; import time; "
+        "from hardware.process import Simulated; import time; "
         f"s = Simulated('hardware.sim.g1', '--domain={free_network().domain}'); "
         "print(s.process.pid, flush=True); time.sleep(60)"
     )

@@ -1,4 +1,4 @@
-"""Simulated robots as processes: their command line and clock, and starting and ending them from another."""
+"""Processes beside a policy (simulated robots, cameras): command line and clock, starting and ending them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from types import FrameType
 from typing import Any, Self, TypeVar
 
 from hardware.priority import go_first
-from hardware.transport.dds import Network
+from hardware.transport.network import Network
 from robopolicy.errors import RobopolicyError
 from robopolicy.registry import parse
+
+__all__ = ["READY", "Simulated", "settings", "ticks"]
 
 READY = "ready"
 _LATE_NS = 200_000_000
