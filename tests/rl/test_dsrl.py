@@ -8,7 +8,7 @@ import torch
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.policies.dsrl import NoiseSteeredConfig, NoiseSteeredPolicy
 from robopolicy.registry import to_dict
-from robopolicy.rl.dsrl import noise_authority, truncated_normal
+from robopolicy.rl.authority import noise_authority, truncated_normal
 from robopolicy.rl.replay import observations
 from tests.policies.toys import generators
 from tests.rl.toy_base import LEARNER, astray, practise, refiner
