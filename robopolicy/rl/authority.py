@@ -63,8 +63,8 @@ def report_authority(authority: Tensor, *, force: bool) -> None:
         return
     message = (
         f"The noise hardly moves this policy's actions: authority {average:.4f} on average, below "
-        f"{LEAST_AUTHORITY}. It has all but one way to act, and DSRL chooses among ways. Trained for fewer steps, or "
-        "on less uniform demonstrations, it would have more."
+        f"{LEAST_AUTHORITY}. It has all but one way to act, and DSRL chooses among ways. Trained for fewer "
+        "steps, or on less uniform demonstrations, it would have more."
     )
     if not force:
         raise ConfigError(f"{message} Set force=true to go on all the same, or take method=dppo or residual.")
