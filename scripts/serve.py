@@ -15,6 +15,7 @@ from robopolicy.cli import command
         "python scripts/serve.py checkpoint=outputs/lift/diffusion",
         "python scripts/evaluate.py checkpoint=ws://127.0.0.1:8000",
         "python scripts/serve.py checkpoint=... sampler=dpm sampler.steps=5 server.port=8001",
+        "python scripts/serve.py checkpoint=... steer=value steer.critic=outputs/lift/iql",
         "ROBOPOLICY_TOKEN=secret python scripts/serve.py checkpoint=... server.host=0.0.0.0",
     ],
 )

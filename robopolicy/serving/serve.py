@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robopolicy.errors import ConfigError
-from robopolicy.learning.checkpoint import load
 from robopolicy.learning.train import choose_device
 from robopolicy.serving.policy import MAX_CHUNKS, ServedPolicy
 from robopolicy.serving.server import ServerConfig, serve_forever
+from robopolicy.steering.steer import load_acting
 
 __all__ = ["ServeConfig", "serve_checkpoint"]
 
@@ -22,6 +22,8 @@ class ServeConfig:
     checkpoint: str
     sampler: Mapping[str, Any] | None = None
     """Instead of the one that the policy was trained with."""
+    steer: Mapping[str, Any] | None = None
+    """What steers the policy, such as values that choose among its chunks."""
     server: ServerConfig = field(default_factory=ServerConfig)
     max_chunks: int = MAX_CHUNKS
     """Made at once; a request may ask for no more."""
@@ -38,8 +40,8 @@ def serve_checkpoint(config: ServeConfig) -> None:
     Raises:
         ConfigError: other computers could connect, and there is no token.
     """
-    policy = load(config.checkpoint, device=choose_device(config.device))
-    if config.sampler is not None:
-        policy = policy.with_sampler(config.sampler)
+    policy = load_acting(
+        config.checkpoint, sampler=config.sampler, steer=config.steer, device=choose_device(config.device)
+    )
     served = ServedPolicy(policy, max_chunks=config.max_chunks, max_bytes=config.server.max_bytes)
     serve_forever(served, config.server, name=config.checkpoint)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from robopolicy.compose import compose, options
@@ -18,6 +20,8 @@ from robopolicy.evaluation.pipeline import PipelineConfig, markdown, run_pipelin
 from robopolicy.evaluation.pipeline_film import filmed_seeds
 from robopolicy.evaluation.results import Plan
 from robopolicy.evaluation.tables import write_page
+from robopolicy.learning.checkpoint import load
+from robopolicy.policies.policy import blank_observation
 from tests.commands import run
 from tests.toy_env import toy_task
 
@@ -147,6 +151,7 @@ def test_the_shipped_stages_are_commands_that_compose(stages: str) -> None:
 def test_everything_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped stages with few episodes and steps; a second run finds everything done."""
     pytest.importorskip("cyclonedds", reason="DDS is the extra robopolicy[ros]")
+    pytest.importorskip("websockets", reason="serving is the extra robopolicy[serving]")
     monkeypatch.setattr("sys.argv", [str(Path(__file__).parents[2] / "scripts" / "pipeline.py")])
     words = yaml.safe_load(Path(__file__).with_name("pipeline_miniature.yaml").read_text())
     out, common = tmp_path / "out", [f"out={tmp_path / 'out'}", "episodes=2"]
@@ -168,6 +173,8 @@ def test_everything_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert filmed_seeds(out / "guided") == [3_000_000]
     assert filmed_seeds(out / "deployed") == [3_000_000, 3_000_001]
     assert (out / "stages.png").stat().st_size > 1000
+    for stage in ("cloned/run", "imagined/run/best", "practised/run/best"):
+        assert_served(out / stage)
     before = [(out / name).read_bytes() for name in ("pipeline.json", "journal.json", "stages.mp4")]
     run("pipeline", *common)
     assert [(out / n).read_bytes() for n in ("pipeline.json", "journal.json", "stages.mp4")] == before
@@ -175,3 +182,17 @@ def test_everything_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def _lines(stages: Mapping[str, Sequence[str]]) -> list[str]:
     return [line for lines in stages.values() for line in lines]
+
+
+def assert_served(checkpoint: Path) -> None:
+    """Behind a server it makes what it makes here."""
+    from robopolicy.serving.client import PolicyClient
+    from robopolicy.serving.policy import ServedPolicy
+    from robopolicy.serving.server import running
+
+    policy = load(checkpoint)
+    seen = blank_observation(policy)
+    with running(ServedPolicy(policy)) as address, PolicyClient(address) as client:
+        served = client.sample(seen, seeds=(3,)).actions
+    mine = policy.sample(seen, generator=[torch.Generator().manual_seed(3)])
+    np.testing.assert_array_equal(served, mine.actions)

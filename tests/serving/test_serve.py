@@ -10,16 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from robopolicy.compose import compose
 from robopolicy.errors import ConfigError
 from robopolicy.evaluation.evaluate import Evaluation
 from robopolicy.learning.checkpoint import save_checkpoint
-from robopolicy.policies.policy import Provenance
+from robopolicy.policies.policy import Provenance, blank_observation
+from robopolicy.serving import serve
+from robopolicy.serving.client import PolicyClient
 from robopolicy.serving.serve import ServeConfig
+from robopolicy.serving.served import Served
+from robopolicy.serving.server import running
+from robopolicy.steering.steer import load_acting
+from robopolicy.steering.value_guided import ValueGuided
 from tests.commands import SCRIPTS, failure, run
 from tests.policies.test_remote import DIFFUSION
-from tests.policies.toys import make
+from tests.policies.toys import generators, make
+from tests.steering.value_toys import critic
 from tests.toy_env import toy_spec, toy_task
 
 
@@ -65,6 +74,24 @@ def test_a_served_checkpoint_is_evaluated_by_its_address(
     where = tmp_path / "outputs" / "toy" / address.removeprefix("ws://").replace(":", "_") / "evaluation"
     assert Evaluation.load(where).rows == Evaluation.load(tmp_path / "local").rows
     assert (where / "report.html").exists()
+
+
+def test_a_steered_policy_is_served_as_it_acts_here(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "critic", critic(action_horizon=4, obs_horizon=2))
+    found: list[Served] = []
+    monkeypatch.setattr(serve, "serve_forever", lambda served, config, name: found.append(served))
+    words = (f"checkpoint={checkpoint}", "steer=value", f"steer.critic={tmp_path}/critic", "device=cpu")
+    run("serve", *words)
+    steer = compose("serve", list(words))["steer"]
+    here = load_acting(str(checkpoint), steer=steer)
+    assert isinstance(here, ValueGuided)
+    seen = blank_observation(here, 4)
+    mine = here.sample(seen, n=2, generator=generators(1, 2, 3, 4))
+    with running(found[0]) as address, PolicyClient(address) as client:
+        theirs = client.sample(seen, n=2, seeds=(1, 2, 3, 4))
+    np.testing.assert_array_equal(theirs.actions, mine.actions)
 
 
 def test_what_cannot_be_served_is_refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
