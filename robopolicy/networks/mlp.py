@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +42,8 @@ class _Block(nn.Module):
             nn.Linear(width, width), Mish(), nn.Dropout(dropout), nn.Linear(width, width)
         )
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.modulation(condition).chunk(2, -1)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        scale, shift = modulation.chunk(2, -1)
         return x + self.body(self.norm(x) * (1 + scale) + shift)
 
 
@@ -63,10 +65,18 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, width, config.dropout) for _ in range(config.blocks))
         self.outlet = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, action_size * horizon))
 
+    def context(self, level: Tensor, condition: Tensor) -> list[Tensor]:
+        """What the chunk has no part in, which is half of it: every block's scale, shift `[B, 2 * width]`."""
+        hidden = self.condition(torch.cat([condition.flatten(1), self.level(level)], -1))
+        return [cast(_Block, block).modulation(hidden) for block in self.blocks]
+
+    def given(self, x: Tensor, context: Sequence[Tensor]) -> Tensor:
+        """`[B, Tp, Dz]` -> `[B, Tp, Dz]`."""
+        hidden = self.inlet(x.flatten(1))
+        for block, modulation in zip(self.blocks, context, strict=True):
+            hidden = block(hidden, modulation)
+        return self.outlet(hidden).view_as(x)
+
     def forward(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         """`[B, Tp, Dz]`, `[B]`, `[B, To, Dc]` -> `[B, Tp, Dz]`."""
-        context = self.condition(torch.cat([condition.flatten(1), self.level(level)], -1))
-        hidden = self.inlet(x.flatten(1))
-        for block in self.blocks:
-            hidden = block(hidden, context)
-        return self.outlet(hidden).view_as(x)
+        return self.given(x, self.context(level, condition))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -26,6 +27,7 @@ from robopolicy.diffusion.energy import (
 from robopolicy.diffusion.training import masked_mean
 from robopolicy.errors import ConfigError
 from robopolicy.networks.attention import differentiate_twice
+from robopolicy.networks.mlp import MLP
 from robopolicy.policies.conditioned import ConditionedPolicy
 from robopolicy.policies.policy import ChunkConfig, Generation, Request
 from robopolicy.registry import parse, plain, register
@@ -96,12 +98,12 @@ class EnergyPublishedPolicy(ConditionedPolicy):
 
     def energy(self, condition: Tensor) -> Energy:
         """The energy of encoded chunks for rows with these conditions `[N, To, Dc]`."""
-
-        def energy(x: Tensor) -> Tensor:
-            values: Tensor = self.network(x, x.new_zeros(len(x)), condition)
-            return values.float().mean((1, 2))
-
-        return energy
+        level = condition.new_zeros(len(condition))
+        if isinstance(self.network, MLP):  # what does not depend on the chunk: once for all steps
+            function = partial(self.network.given, context=self.network.context(level, condition))
+        else:
+            function = partial(self.network, level=level, condition=condition)
+        return lambda x: function(x).float().mean((1, 2))
 
     def descend(self, observation: Mapping[str, Tensor], noise: Tensor) -> Descent:
         """The descent of raw observations `[N, To, ...]` from noise `[N, Tp, Dz]`, with its step counts."""

@@ -9,6 +9,9 @@ import torch
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.learning.checkpoint import load, save_checkpoint
 from robopolicy.learning.ema import ema_update, shadow
+from robopolicy.networks.mlp import MLP
+from robopolicy.networks.unet1d import UNet1D
+from robopolicy.policies import energy_published
 from robopolicy.policies.energy_published import EnergyPublishedPolicy
 from tests.policies.two_modes import assert_two_modes, learn, make, observe, random_batch
 
@@ -59,6 +62,21 @@ def test_every_network_can_be_an_energy(network: dict[str, Any], training: str) 
     assert all(torch.isfinite(g).all() for g in gradients)
     assert any(g.abs().max() > 0 for g in gradients)
     assert all(value.isfinite() and not value.requires_grad for value in logs.values())
+
+
+def test_what_the_chunk_has_no_part_in_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, found = published(train_steps=[4, 4]), {}
+    for name, kind in (("shared", MLP), ("anew", UNet1D)):  # what is no MLP goes through the whole network
+        monkeypatch.setattr(energy_published, "MLP", kind)
+        policy.zero_grad()
+        loss, _ = policy.loss(random_batch(4), torch.Generator().manual_seed(0))
+        loss.backward()
+        gradients = {
+            key: value.grad.clone() for key, value in policy.named_parameters() if value.grad is not None
+        }
+        found[name] = {"loss": loss.detach(), **gradients}
+    assert len(found["shared"]) > 10
+    torch.testing.assert_close(found["shared"], found["anew"])
 
 
 def test_a_row_with_its_own_generator_does_not_depend_on_its_batch() -> None:
