@@ -96,3 +96,18 @@ def test_what_people_are_told_to_type_is_understood(page: str, line: str) -> Non
             compose(script.removesuffix(".py"), overrides)
     else:
         assert (ROOT / "scripts" / script).is_file(), page
+
+
+def test_the_tutorial_by_hand_is_the_pipeline() -> None:
+    """Every setting of the shipped stages is in the tutorial's line of the same script, paths aside."""
+    stages = compose("pipeline", [])["stages"]
+    own = ("out", "checkpoint", "data", "world", "results", "reference", "steer.critic", "episodes", "record")
+    by_hand: dict[str, list[set[str]]] = {}
+    for page, line in commands():
+        if page == "docs/tutorial.md":
+            script, *words = shlex.split(line.removeprefix("python scripts/"), comments=True)
+            by_hand.setdefault(script, []).append(set(words))
+    for line in (line for lines in stages.values() for line in lines):
+        script, *words = line.split()
+        wanted = {word for word in words if word.lstrip("+").split("=")[0] not in own}
+        assert any(wanted <= found for found in by_hand[script]), line
