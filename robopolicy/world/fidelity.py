@@ -164,9 +164,21 @@ def successes(world: World, imagined: Replay, held: Held) -> dict[str, Any]:
 
 
 def _varied(world: World, actions: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """`[16, H, Da]`: actions `[H, Da]` with a constant added in each branch, within the bins."""
-    low, high = world.action_low.numpy(), world.action_high.numpy()
-    added = generator.normal(0, OFFSET, (BRANCHES, 1, len(low))) * (high - low) / 2
+    """`[16, H, Da]`: actions `[H, Da]` with a constant added in each branch, within the bins.
+
+    Where a pose is told from the present one, the position moves by shares of that range; turns stay.
+    """
+    low, high = np.array(world.spec.action.low), np.array(world.spec.action.high)
+    span = np.zeros(len(low))
+    for (part, there), here in zip(world.transform.parts, world.transform.slices, strict=True):
+        told = world.relative and part.reference is not None and part.kind != "gripper"
+        if told and part.kind == "rotation":
+            continue
+        ends = world.action_low[here].numpy(), world.action_high[here].numpy()
+        span[there] = (ends[1] - ends[0]) / 2
+        if not told:
+            low[there], high[there] = ends
+    added = generator.normal(0, OFFSET, (BRANCHES, 1, len(low))) * span
     return np.clip(actions + added, low, high).astype(np.float32)
 
 
@@ -195,24 +207,23 @@ def _simulated(
 def _imagined(
     world: World, episode: Episode, task: int, moment: int, actions: np.ndarray, seed: int
 ) -> np.ndarray:
-    horizon, size = world.config.history, world.code.size
+    horizon = world.config.history
     rows = np.maximum(np.arange(moment - horizon + 1, moment + 1), 0)
     seen = {key: torch.from_numpy(episode[key][rows])[None] for key in world.spec.observations}
     history = world.join(seen).float().repeat(BRANCHES, 1, *[1] * len(world.frame_shape))
-    past = torch.zeros((1, horizon - 1, size))
+    past = torch.full((1, horizon - 1, actions.shape[-1]), torch.nan)
     for j, row in enumerate(range(moment - horizon + 1, moment)):
         if row >= 0:
-            past[:, j] = world.encode_actions(torch.from_numpy(episode["action"][row]).float())[0]
-    past = past.repeat(BRANCHES, 1, 1)
-    features, _ = world.encode_actions(torch.from_numpy(actions))
+            past[:, j] = torch.from_numpy(episode["action"][row]).float()
+    past, given = past.repeat(BRANCHES, 1, 1), torch.from_numpy(actions)
     number = torch.full((BRANCHES,), task)
     generator = torch.Generator().manual_seed(seeding.derive(seed, "fidelity"))
     frames = []
     for t in range(actions.shape[1]):
         noise = torch.randn((1, *world.noise_shape), generator=generator)
-        given = torch.cat([past, features[:, t, None]], 1)
-        frame = world.imagine(history, given, number, noise.expand(BRANCHES, *world.noise_shape)).frame
-        history, past = torch.cat([history[:, 1:], frame[:, None]], 1), given[:, 1:]
+        acted = torch.cat([past, given[:, t, None]], 1)
+        frame = world.imagine(history, acted, number, noise.expand(BRANCHES, *world.noise_shape)).frame
+        history, past = torch.cat([history[:, 1:], frame[:, None]], 1), acted[:, 1:]
         frames.append(frame)
     return torch.stack(frames, 1).numpy()
 

@@ -85,7 +85,7 @@ class ImaginedVectorEnv(LaneVectorEnv):
         if not len(self._first) or (self.config.anywhere and not len(self._others)):
             raise ConfigError(f"The world model has no recorded window of task {task.name} to start from.")
         self._starts = starts
-        horizon, size = world.config.history, world.code.size
+        horizon, size = world.config.history, world.spec.action.size
         self._history = torch.zeros((lanes, horizon, *world.frame_shape), device=device)
         self._past = torch.zeros((lanes, horizon - 1, size), device=device)
         self._noise = torch.zeros((lanes, *world.noise_shape), device=device)
@@ -111,8 +111,8 @@ class ImaginedVectorEnv(LaneVectorEnv):
             starts, device, where = self._starts, self.world.device, torch.from_numpy(lanes)
             seen = {key: value[chosen].to(device) for key, value in starts.observation.items()}
             self._history[where] = self.world.join(seen).float()
-            features, _ = self.world.encode_actions(starts.action[chosen, :-1].to(device))
-            self._past[where] = features * starts.real[chosen, :-1, None].to(device)
+            before = starts.action[chosen, :-1].masked_fill(~starts.real[chosen, :-1, None], torch.nan)
+            self._past[where] = before.to(device)
         for array, value in ((self._streak, 0), (self._clock, 0), (self._lost, False), (self._ended, False)):
             array[mask] = value
         return _arrays(self.world.split(self._history[:, -1])), {}
@@ -141,20 +141,18 @@ class ImaginedVectorEnv(LaneVectorEnv):
         if not np.isfinite(actions[running]).all():
             raise ConfigError(f"An action for task {self.task.name} is not finite.")
         given = torch.as_tensor(actions, dtype=torch.float32, device=self.world.device)
-        features, clipped = self.world.encode_actions(torch.nan_to_num(given))
-        outside = clipped.any(-1).cpu().numpy()
         steps = np.zeros(lanes, np.int64)
         success = np.zeros((lanes, length), bool)
         terminated, truncated = np.zeros(lanes, bool), np.zeros(lanes, bool)
         frames: list[Tensor] = []
         for j in range(length):
             if running.any():
-                doubt, solved, sound = self._imagine(features[:, j], running)
+                doubt, clipped, solved, sound = self._imagine(torch.nan_to_num(given[:, j]), running)
                 self._lost |= running & ~sound
                 running &= sound
                 steps += running
                 self._clock += running
-                self._count(running, doubt, outside[:, j])
+                self._count(running, doubt, clipped)
                 success[:, j] = solved & running
                 doubted = running & ~success[:, j] & self._too_doubtful(doubt)
                 self._counts["doubted"] += int(doubted.sum())
@@ -202,12 +200,14 @@ class ImaginedVectorEnv(LaneVectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing to stop."""
 
-    def _imagine(self, features: Tensor, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One step of the running lanes: disagreement, success, and whether it is plausible, `[B]` each."""
+    def _imagine(
+        self, action: Tensor, running: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """One step of the running lanes: disagreement, clipped, success, plausible, `[B]` each."""
         world = self.world
         for lane in np.flatnonzero(running):
             self._noise[lane].normal_(generator=self._generators[lane])
-        actions = torch.cat([self._past, features[:, None]], 1)
+        actions = torch.cat([self._past, action[:, None]], 1)
         # Every lane is computed, so that a lane's numbers never depend on which others run.
         made = world.imagine(self._history, actions, self._task, self._noise)
         sound = world.plausible(made.frame)
@@ -219,7 +219,7 @@ class ImaginedVectorEnv(LaneVectorEnv):
         high_now = (high & moving).cpu().numpy()
         self._streak[running] = np.where(high_now, self._streak + 1, 0)[running]
         solved = self._streak >= int(world.consecutive)
-        return made.doubt.cpu().numpy(), solved, sound.cpu().numpy()
+        return made.doubt.cpu().numpy(), made.clipped.cpu().numpy(), solved, sound.cpu().numpy()
 
     def _too_doubtful(self, doubt: np.ndarray) -> np.ndarray:
         if self.config.pessimism is None:

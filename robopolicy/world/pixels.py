@@ -102,7 +102,7 @@ class PixelWorld(World):
         config, horizon = self.config, self.config.history
         assert batch.mask is not None
         frames, task = self.join(batch.observation), batch.observation[TASK]
-        actions = self.encode_actions(batch.action)[0] * batch.mask[..., None]
+        actions = batch.action.masked_fill(~batch.mask[..., None], torch.nan)[:, :horizon]
         inside = batch.mask[:, horizon - 1].float()
         label = batch.observation[SUCCESS][:, horizon]
         count, device = len(frames), frames.device
@@ -117,7 +117,7 @@ class PixelWorld(World):
             history + torch.randn(history.shape, generator=generator, device=device) * _wide(past)[:, None]
         )
         keep, out, scale = (_wide(part) for part in edm_scales(self._total(sigma), DEVIATION))
-        context = self._context(actions[:, :horizon], task, past)
+        context = self._context(self.encode_actions(actions, history)[0], task, past)
         output = self._output(noisy * scale, history, context, sigma)
         error = (output - (clean - keep * noisy) / out).square().flatten(1).mean(1)
         dynamics = (error * inside).sum() / inside.sum().clamp_min(1)
@@ -134,14 +134,15 @@ class PixelWorld(World):
     def imagine(self, history: Tensor, actions: Tensor, task: Tensor, noise: Tensor) -> Imagined:
         """The next picture; sampling starts from unit noise, as DIAMOND's does."""
         past = history.new_full((len(history),), self.config.past_noise_used)
-        context = self._context(actions, task, past)
+        features, clipped = self.encode_actions(actions, history)
+        context = self._context(features, task, past)
 
         def estimate(x: Tensor, sigma: Tensor) -> Tensor:
             keep, out, scale = (_wide(part) for part in edm_scales(self._total(sigma), DEVIATION))
             return keep * x + out * self._output(x * scale, history, context, sigma)
 
         picture = _rounded(denoise(estimate, noise, self.sigmas))
-        return Imagined(picture, picture.new_zeros(len(picture)))
+        return Imagined(picture, picture.new_zeros(len(picture)), clipped[:, -1].any(-1))
 
     def succeeded(self, frame: Tensor, task: Tensor) -> Tensor:
         """Of the picture alone."""

@@ -43,15 +43,14 @@ def replay(world: World, episodes: Sequence[Episode], tasks: Sequence[int], *, s
     keys = list(world.spec.observations)
     real = world.join({key: _padded([e[key] for e in episodes], longest).to(device) for key in keys}).float()
     actions = _padded([e["action"] for e in episodes], longest).float().to(device)
-    features, _ = world.encode_actions(actions)
     history = real[:, :1].expand(-1, horizon, *world.frame_shape).clone()
-    past = torch.zeros((count, horizon - 1, world.code.size), device=device)
+    past = torch.full((count, horizon - 1, world.spec.action.size), torch.nan, device=device)
     task = torch.as_tensor(tasks, device=device)
     generator = torch.Generator(device).manual_seed(derive(seed, "replay"))
     frames, success, doubts = [], [], []
     for t in range(longest):
         noise = torch.randn((count, *world.noise_shape), generator=generator, device=device)
-        seen = torch.cat([past, features[:, t, None]], 1)
+        seen = torch.cat([past, actions[:, t, None]], 1)
         made = world.imagine(history, seen, task, noise)
         sound = world.plausible(made.frame).view(-1, *[1] * len(world.frame_shape))
         frame = torch.where(sound, made.frame, history[:, -1])

@@ -141,14 +141,14 @@ class StateWorld(World):
         assert batch.mask is not None
         mask = batch.mask[:usable]
         frames = self.join({key: batch.observation[key][:usable] for key in self.shapes})
-        actions = self.encode_actions(batch.action[:usable])[0] * mask[..., None]
+        actions = batch.action[:usable].masked_fill(~mask[..., None], torch.nan)
         labels, task = batch.observation[SUCCESS][:usable], batch.observation[TASK][:usable]
         history = self._jittered(frames[:, :horizon], generator)
         dynamics, judged = frames.new_zeros(()), frames.new_zeros(())
         for step in range(config.unroll):
             now, target = horizon - 1 + step, frames[:, horizon + step]
             inside = mask[:, now].float()
-            condition = self._condition(history, actions[:, step : horizon + step], task)
+            condition, _ = self._condition(history, actions[:, step : horizon + step], task)
             context = self.network.context(condition.unflatten(0, (members, -1)))
             change = ((target - history[:, -1]) / self.step).unflatten(0, (members, -1))
             sigma = self.draw_levels(change.shape[:2], generator)
@@ -178,19 +178,19 @@ class StateWorld(World):
         if rows % members:  # a whole number of rows for every member
             wrap = torch.arange(-(-rows // members) * members, device=history.device) % rows
             history, actions, task, noise = (value[wrap] for value in (history, actions, task, noise))
-        condition = self._condition(history, actions, task)
+        condition, clipped = self._condition(history, actions, task)
         own = condition.unflatten(0, (-1, members)).transpose(0, 1)
         frame, first = self._sample(
             history, noise, self.network.context(own), interleaved=True, steps=self.config.steps
         )
         if members == 1:
-            return Imagined(frame[:rows], frame.new_zeros(rows))
+            return Imagined(frame[:rows], frame.new_zeros(rows), clipped[:rows])
         level = noise_level(self.sigmas[:1].to(noise))
         every = self.network(first.expand(members, -1, -1), level, self.network.context(condition))
         free = self.source == PREDICTED
         out = edm_scales(self.sigmas[:1].to(noise), 1.0)[1]
         doubt = (out * every).std(0)[:, free].square().mean(-1).sqrt()
-        return Imagined(frame[:rows], doubt[:rows])
+        return Imagined(frame[:rows], doubt[:rows], clipped[:rows])
 
     def succeeded(self, frame: Tensor, task: Tensor) -> Tensor:
         """Of the state alone."""
@@ -231,10 +231,12 @@ class StateWorld(World):
     def _normal(self, frame: Tensor) -> Tensor:
         return (frame - self.center) / self.spread
 
-    def _condition(self, history: Tensor, actions: Tensor, task: Tensor) -> Tensor:
-        """The present state, the changes before, the actions and the task, `[B, C]`."""
+    def _condition(self, history: Tensor, actions: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        """The present state, the changes before, the actions and the task, `[B, C]`; and what was clipped."""
+        features, clipped = self.encode_actions(actions, history)
         parts = [self._normal(history[:, -1]), (history.diff(dim=1) / self.step).flatten(1)]
-        return torch.cat([*parts, actions.flatten(1), F.one_hot(task, len(self.config.tasks)).float()], -1)
+        known = F.one_hot(task, len(self.config.tasks)).float()
+        return torch.cat([*parts, features.flatten(1), known], -1), clipped[:, -1].any(-1)
 
     def _jittered(self, history: Tensor, generator: torch.Generator) -> Tensor:
         """A history `[B, H, D]` as an imagination might have it: a little off, its copies still copies."""

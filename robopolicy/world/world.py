@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.codecs import Codec
+from robopolicy.codecs.action import ActionTransform
 from robopolicy.diffusion.noise import SigmaRange, sampling_sigmas
 from robopolicy.errors import CheckpointError, ConfigError, unknown
 from robopolicy.learning.checkpoint import load_model
@@ -77,6 +78,8 @@ class Imagined:
     """`[B, *F]`."""
     doubt: Tensor
     """How far the members of an ensemble disagree about it, `[B]`; 0 without an ensemble."""
+    clipped: Tensor
+    """Whether the present action lies beyond the bins, bool `[B]`."""
 
 
 class World(Model, abc.ABC):
@@ -104,11 +107,14 @@ class World(Model, abc.ABC):
     def __init__(self, config: WorldConfig, *, spec: Spec, codec: Codec) -> None:
         super().__init__(spec, codec)
         self.config = config
-        self.code = ActionCode(config.encoding, config.bins, spec.action.size)
+        moving = {part.reference for part in spec.action.parts if part.reference and part.kind != "gripper"}
+        self.relative = bool(moving) and moving <= spec.observations.keys()
+        self.transform = ActionTransform(spec, "relative" if self.relative else "absolute", rot6d=False)
+        self.code = ActionCode(config.encoding, config.bins, self.transform.size)
         levels = SigmaRange(config.sigma_low, config.sigma_high)
         self.sigmas = sampling_sigmas(config.steps, LEVELS, levels, "karras")
-        self.register_buffer("action_low", torch.full((spec.action.size,), -1.0))
-        self.register_buffer("action_high", torch.full((spec.action.size,), 1.0))
+        self.register_buffer("action_low", torch.full((self.transform.size,), -1.0))
+        self.register_buffer("action_high", torch.full((self.transform.size,), 1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("consecutive", torch.tensor(1))
         self.register_buffer("usual_doubt", torch.tensor(0.0))
@@ -125,19 +131,39 @@ class World(Model, abc.ABC):
 
     def fit(self, recordings: Recordings) -> None:
         """Statistics of the training episodes; the bins span the action's bounds, or else its data."""
-        action = self.spec.action
+        asked = self.asked(recordings.action, recordings.observation)
         for mine, bounds, seen in (
-            (self.action_low, action.low, recordings.action.amin(0)),
-            (self.action_high, action.high, recordings.action.amax(0)),
+            (self.action_low, self.spec.action.low, asked.amin(0)),
+            (self.action_high, self.spec.action.high, asked.amax(0)),
         ):
-            bound = torch.tensor(bounds, dtype=mine.dtype, device=mine.device)
+            bound = torch.full_like(mine, torch.inf)
+            for (part, there), here in zip(self.transform.parts, self.transform.slices, strict=True):
+                if not (self.relative and part.reference) or part.kind == "gripper":
+                    bound[here] = torch.tensor(bounds[there], dtype=mine.dtype, device=mine.device)
             mine.copy_(torch.where(bound.isfinite(), bound, seen))
 
-    def encode_actions(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[..., size]` of actions `[..., Da]` in the robot's units, and which were clipped."""
+    def asked(self, action: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """What actions `[N, Da]` ask for, `[N, Dz]`: a pose is told from the present one.
+
+        A pose in the world is metres, what it changes in a step millimetres, which no bin would show.
+        """
+        if not self.relative:
+            return action
+        keys = {part.reference for part in self.spec.action.parts if part.reference}
+        seen = {key: observation[key][:, None] for key in keys}
+        return self.transform.encode(action[:, None], seen)[:, 0]
+
+    def encode_actions(self, actions: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[B, H, size]` of actions `[B, H, Da]` in frames `[B, H, *F]`, and which were clipped.
+
+        Actions that are not numbers, before an episode, have features 0.
+        """
+        none = actions.isnan().any(-1, keepdim=True)
+        known = actions.masked_fill(none, 0.0).flatten(0, 1)
+        asked = self.asked(known, self.split(history.flatten(0, 1)) if self.relative else {})
         middle, half = (self.action_low + self.action_high) / 2, (self.action_high - self.action_low) / 2
-        value = (action - middle) / half.clamp_min(1e-6)
-        return self.code(value), value.abs() > 1 + 1e-6
+        value = ((asked - middle) / half.clamp_min(1e-6)).unflatten(0, actions.shape[:2])
+        return self.code(value) * ~none, (value.abs() > 1 + 1e-6) & ~none
 
     @property
     def unit(self) -> Tensor:
@@ -158,7 +184,7 @@ class World(Model, abc.ABC):
 
         Args:
             history: `[B, H, *F]`.
-            actions: features `[B, H, size]`; the last row acts now. Rows before the episode are zero.
+            actions: `[B, H, Da]` in the robot's units; the last row acts now. Rows before an episode: NaN.
             task: numbers, int64 `[B]`.
             noise: standard normal `[B, *noise_shape]`; row i follows member i of an ensemble, cyclically.
         """

@@ -40,7 +40,7 @@ def test_a_model_deaf_to_actions_explains_nothing(
 ) -> None:
     held, tasks = held_of(trained.directory, world)
     usual = world.encode_actions
-    monkeypatch.setattr(world, "encode_actions", lambda a: (0 * usual(a)[0], usual(a)[1]))
+    monkeypatch.setattr(world, "encode_actions", lambda a, h: (0 * usual(a, h)[0], usual(a, h)[1]))
     found = branches(world, held, tasks, states=3, seed=0)
     assert abs(r_squared(found, 1)) < 1e-6
 

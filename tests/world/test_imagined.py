@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,7 +198,7 @@ def test_pessimism_ends_episodes_where_members_disagree(
 
     def doubtful(*arguments: torch.Tensor) -> Any:
         made = usual(*arguments)
-        return type(made)(made.frame, torch.arange(6.0))
+        return replace(made, doubt=torch.arange(6.0))
 
     monkeypatch.setattr(world, "imagine", doubtful)
     world.usual_doubt.fill_(1.5)

@@ -62,7 +62,7 @@ def test_pictures_survive_the_way_there_and_back() -> None:
 def test_imagined_pictures_are_of_eight_bits() -> None:
     world = small().eval()
     history = world.join({"top_image": torch.randint(0, 256, (2, 2, 64, 64, 3), dtype=torch.uint8)})
-    actions, task = torch.zeros(2, 2, world.code.size), torch.zeros(2, dtype=torch.int64)
+    actions, task = torch.zeros(2, 2, world.spec.action.size), torch.zeros(2, dtype=torch.int64)
     made = world.imagine(history, actions, task, torch.randn(2, 3, 64, 64))
     levels = (made.frame + 1) * 127.5
     assert torch.allclose(levels, levels.round(), atol=1e-3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.errors import ConfigError
 from robopolicy.registry import build
-from robopolicy.spec import ObservationSpec, Spec
+from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
 from robopolicy.world.replay import replay
 from robopolicy.world.state import StateWorld, copies
 from robopolicy.world.train import WorldTraining
@@ -43,7 +45,7 @@ def test_what_is_only_copied_is_found() -> None:
 def test_copies_are_copied_bit_for_bit(world: World) -> None:
     assert world.get_buffer("source").tolist() == [-1, -1, 2, 3]
     history = torch.randn(5, 3, 4)
-    actions = torch.zeros(5, 3, world.code.size)
+    actions = torch.zeros(5, 3, world.spec.action.size)
     made = world.imagine(history, actions, torch.zeros(5, dtype=torch.int64), torch.randn(5, 4))
     assert torch.equal(made.frame[:, 2:], history[:, -1, 2:])
     assert not torch.equal(made.frame[:, :2], history[:, -1, :2])
@@ -54,10 +56,57 @@ def test_it_learns_the_point_s_motion(trained: WorldTraining, world: World) -> N
     action = torch.tensor([[1.0, 0.0], [0.0, -1.0], [-0.5, 0.5], [0.0, 0.0]])
     position = torch.tensor([0.1, -0.2])
     history = torch.cat([position, torch.tensor([0.5, 0.5])]).expand(4, 3, 4)
-    features = torch.zeros(4, 3, world.code.size)
-    features[:, -1] = world.encode_actions(action)[0]
-    made = world.imagine(history, features, torch.zeros(4, dtype=torch.int64), torch.randn(4, 4))
+    actions = torch.full((4, 3, world.spec.action.size), torch.nan)
+    actions[:, -1] = action
+    made = world.imagine(history, actions, torch.zeros(4, dtype=torch.int64), torch.randn(4, 4))
     assert torch.allclose(made.frame[:, :2], position + 0.2 * action, atol=0.03)
+
+
+def posed() -> Spec:
+    """A hand that is told where to be, in the world, and how to turn."""
+    parts = (
+        ActionPart(kind="position", size=3, reference="place"),
+        ActionPart(kind="rotation", size=3, rotation="axis_angle", reference="turn"),
+        ActionPart(kind="gripper", size=1),
+    )
+    return Spec(
+        observations={
+            "place": ObservationSpec(shape=(3,)),
+            "turn": ObservationSpec(shape=(4,), rotation="quat_xyzw"),
+        },
+        action=ActionSpec(names=tuple("xyzabcg"), low=(-1.0,) * 7, high=(1.0,) * 7, parts=parts),
+        control_hz=10.0,
+    )
+
+
+def test_a_pose_is_told_from_the_present_one() -> None:
+    world = small(posed())
+    history = torch.zeros(2, 3, 7)
+    history[..., 6] = 1.0
+    actions = torch.zeros(2, 3, 7)
+    history[1, :, :3] += 0.4
+    actions[1, :, :3] += 0.4
+    actions[:, -1, 0] += 0.01
+    features, _ = world.encode_actions(actions, history)
+    assert torch.allclose(features[0], features[1], atol=1e-6)  # wherever it is in the world
+    assert not torch.allclose(features[:, -1], features[:, 0])
+    actions[0, 0] = torch.nan
+    assert (world.encode_actions(actions, history)[0][0, 0] == 0).all()
+
+
+def test_bins_of_a_pose_span_what_was_asked_for() -> None:
+    world, generator = small(posed()), torch.Generator().manual_seed(0)
+    place = torch.rand(50, 3, generator=generator) - 0.5
+    turn = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(50, 4)
+    action = torch.cat([place + 0.02 * torch.rand(50, 3, generator=generator), torch.zeros(50, 4)], 1)
+    seen = {"place": place, "turn": turn}
+    World.fit(world, SimpleNamespace(action=action, observation=seen))  # type: ignore[arg-type]
+    assert world.action_low[:3].min() >= 0
+    assert world.action_high[:3].max() <= 0.02
+    assert (world.action_low[-1], world.action_high[-1]) == (-1, 1)  # a gripper's bounds are its own
+    features, clipped = world.encode_actions(action[:, None], torch.cat([place, turn], 1)[:, None])
+    assert features.isfinite().all()
+    assert not clipped.any()
 
 
 def test_rows_do_not_depend_on_the_other_rows() -> None:
@@ -65,7 +114,7 @@ def test_rows_do_not_depend_on_the_other_rows() -> None:
     _awake(world)
     generator = torch.Generator().manual_seed(1)
     history = torch.randn(6, 3, 4, generator=generator)
-    actions = torch.rand(6, 3, world.code.size, generator=generator)
+    actions = torch.rand(6, 3, world.spec.action.size, generator=generator)
     noise = torch.randn(6, 4, generator=generator)
     task = torch.zeros(6, dtype=torch.int64)
     whole = world.imagine(history, actions, task, noise).frame
@@ -83,7 +132,7 @@ def test_rows_do_not_depend_on_the_other_rows() -> None:
 def test_members_follow_rows_in_turn_and_disagree() -> None:
     world = small(members=2)
     _awake(world)
-    same = torch.ones(4, 3, 4), torch.ones(4, 3, world.code.size), torch.zeros(4, dtype=torch.int64)
+    same = torch.ones(4, 3, 4), torch.ones(4, 3, world.spec.action.size), torch.zeros(4, dtype=torch.int64)
     made = world.imagine(*same, torch.ones(4, 4))
     assert torch.equal(made.frame[0], made.frame[2])
     assert torch.equal(made.frame[1], made.frame[3])
