@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -88,7 +89,7 @@ def run_pipeline(config: PipelineConfig) -> list[dict[str, Any]]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table for people."""
     head = ("Stage", "Success [95%]", "Against the stage before", "Against the first", "Practised steps",
-            "Recorded episodes", "Minutes")  # fmt: skip
+            "Recorded episodes", "Milliseconds a chunk", "Minutes")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         success = row["success"]
@@ -99,6 +100,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             _points(row["total_gain"]),
             f"{row['practised_steps']:,}" + (" imagined" if row["imagined"] else ""),
             str(row["recorded_episodes"]),
+            "-" if row.get("chunk_ms") is None else f"{row['chunk_ms']:.0f}",
             f"{row['seconds'] / 60:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -136,6 +138,7 @@ def _row(out: Path, stage: str, seconds: float, earlier: list[dict[str, Any]]) -
         "practised_steps": int(practised.get("env_steps", 0)),
         "imagined": bool(settings.get("env")) and bool(practised),
         "recorded_episodes": sum(len(EpisodeStore.open(store)) for store in (out / stage).glob("*.zarr")),
+        "chunk_ms": _chunk_ms(out / stage),
         "seconds": max(seconds, _played(out / stage)),
         "solved": solved,
     }
@@ -160,6 +163,15 @@ def _played(directory: Path) -> float:
     wire = directory / "wire.json"
     conditions = json.loads(wire.read_text())["conditions"] if wire.is_file() else {}
     return sum(row.get("seconds", 0.0) for found in conditions.values() for row in found["episodes"])
+
+
+def _chunk_ms(directory: Path) -> float | None:
+    """Median time of a chunk: of one alone, or on a robot from its observation to its submission."""
+    wire, alone = directory / "wire.json", directory / "report" / "sampling.json"
+    if wire.is_file():
+        conditions = json.loads(wire.read_text())["conditions"].values()
+        return statistics.median(row["inference_ms"] for found in conditions for row in found["episodes"])
+    return float(json.loads(alone.read_text())["ms"]) if alone.is_file() else None
 
 
 def _gain(after: Mapping[str, bool], before: Mapping[str, bool]) -> dict[str, float] | None:

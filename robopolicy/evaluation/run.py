@@ -151,6 +151,12 @@ def run_evaluation(
     if (ledger := getattr(policy, "ledger", None)) is not None:
         (directory / "steering.json").write_text(json.dumps(ledger.report(), indent=1) + "\n")
         print(f"Steering: {ledger}")
+    if policy is not None:
+        from robopolicy.evaluation.cost import sampling_cost
+
+        cost = sampling_cost(policy)
+        (directory / "sampling.json").write_text(json.dumps(cost, indent=1) + "\n")
+        print(f"A chunk takes {cost['ms']:.1f} ms here and {cost['calls']:.0f} network calls.")
     if policy is not None and config.coverage:
         covered = _coverage(config, policy, task)
         covered.save(directory)

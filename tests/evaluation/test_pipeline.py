@@ -51,8 +51,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         directory.mkdir(parents=True, exist_ok=True)
         if verb == "measure":
             evaluation(directory / "report", int(words[1]))
+            (directory / "report" / "sampling.json").write_text(json.dumps({"ms": 12.0}))
         else:
-            rows = [{"seed": 3_000_000 + i, "success": i < int(words[1])} for i in range(20)]
+            rows = [
+                {"seed": 3_000_000 + i, "success": i < int(words[1]), "inference_ms": 30.0 + i}
+                for i in range(20)
+            ]
             (directory / "wire.json").write_text(json.dumps({"conditions": {"as is": {"episodes": rows}}}))
 
     monkeypatch.setattr(pipeline, "_run", act)
@@ -79,6 +83,7 @@ def test_every_stage_is_compared_with_the_one_before_and_with_the_first(
     assert rows[1]["gain"]["low"] > 0
     assert rows[2]["gain"]["value"] == pytest.approx(-0.05)
     assert rows[2]["total_gain"]["value"] == pytest.approx(0.55)
+    assert [row["chunk_ms"] for row in rows] == [12.0, 12.0, 39.5]
     saved = json.loads((tmp_path / "copy.json").read_text())
     assert saved["stages"] == rows
     assert "commit" in saved

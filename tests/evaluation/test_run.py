@@ -56,7 +56,9 @@ def test_a_checkpoint_needs_nothing_else(tmp_path: Path) -> None:
     assert outcome.evaluation == Evaluation.load(run / "evaluation")
     assert outcome.offline is None
     made = {path.name for path in outcome.directory.iterdir()}
-    assert made == {"episodes.csv", "evaluation.json", "episodes.mp4", "training.png", "report.html"}
+    assert made == {
+        "episodes.csv", "evaluation.json", "episodes.mp4", "training.png", "report.html", "sampling.json"
+    }  # fmt: skip
 
 
 def test_workers_do_not_change_a_policys_table(tmp_path: Path) -> None:
