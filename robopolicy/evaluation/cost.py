@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 
+import numpy as np
+
 from robopolicy.policies.policy import Policy, blank_observation
 
 __all__ = ["REPETITIONS", "sampling_cost"]
@@ -18,10 +20,11 @@ def sampling_cost(policy: Policy) -> dict[str, float]:
     A call of an energy is a forward and a backward pass.
     """
     seen = blank_observation(policy)
-    calls, spent = policy.sample(seen).calls, []
+    executed = np.zeros((1, policy.obs_horizon - 1, policy.spec.action.size), np.float32)
+    calls, spent = policy.sample(seen, executed=executed).calls, []
     for _ in range(REPETITIONS):
         started = time.perf_counter()
-        policy.sample(seen)
+        policy.sample(seen, executed=executed)
         spent.append(1e3 * (time.perf_counter() - started))
     parameters = sum(p.numel() for p in policy.parameters())
     return {"parameters": parameters, "calls": calls, "ms": statistics.median(spent)}
