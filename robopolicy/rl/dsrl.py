@@ -214,6 +214,9 @@ class DSRL(NoiseRefiner):
         logs = self._fit_action_critic(updates, generator)
         distilled = max(1, round(self.aliasing.distill_ratio * updates))
         logs += self._distill(distilled, generator)
+        self.learner.updates += updates
+        if int(self.learner.updates) <= self.config.critic_first:
+            return logs
         size = self.learner.config.batch_size
         for _ in range(updates):
             state = self.steered.state(observations(self.batch(size, generator)))

@@ -35,6 +35,9 @@ class OffPolicyConfig:
     """Gradient steps for each transition practised after the warm-up."""
     warmup: int = 5_000
     """Environment steps before anything is learned."""
+    critic_first: int = 0
+    """Gradient steps of the critics alone. An actor that follows critics which know nothing yet goes to where
+    they are most wrong."""
     capacity: int = 500_000
     """Transitions kept."""
     data: str | None = None
@@ -49,10 +52,10 @@ class OffPolicyConfig:
             raise ConfigError(
                 f"Need 0 < gamma <= 1 and 0 <= data_share <= 1, got {self.gamma}, {self.data_share}."
             )
-        if self.update_ratio <= 0 or self.warmup < 0 or self.capacity < 1:
+        if self.update_ratio <= 0 or min(self.warmup, self.critic_first) < 0 or self.capacity < 1:
             raise ConfigError(
-                f"Need update_ratio > 0, warmup >= 0, capacity >= 1; got {self.update_ratio}, {self.warmup}, "
-                f"{self.capacity}."
+                f"Need update_ratio > 0, warmup, critic_first >= 0, capacity >= 1; got {self.update_ratio}, "
+                f"{self.warmup}, {self.critic_first}, {self.capacity}."
             )
 
 
@@ -127,10 +130,16 @@ class OffPolicy(Refiner):
         }
 
     def learn(self, updates: int, generator: torch.Generator) -> list[dict[str, Tensor]]:
-        """Gradient steps, each on a batch of its own."""
-        size = self.learner.config.batch_size
-        batches = [self.batch(size, generator) for _ in range(updates)]
-        return [self.learner.update(self.transitions(rows), generator) for rows in batches]
+        """Gradient steps, each on a batch of its own; the first of all are the critics' alone."""
+        size, learner = self.learner.config.batch_size, self.learner
+        logs = []
+        for batch in [self.transitions(self.batch(size, generator)) for _ in range(updates)]:
+            if int(learner.updates) >= self.settings.critic_first:
+                logs.append(learner.update(batch, generator))
+            else:
+                logs.append(learner.update_critic(batch, learner.targets(batch, generator), generator))
+                learner.updates += 1
+        return logs
 
     def batch(self, count: int, generator: torch.Generator) -> Rows:
         """Rows of both replays."""

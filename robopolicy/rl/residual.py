@@ -41,15 +41,12 @@ class ResidualConfig(OffPolicyConfig):
     """Largest correction, relative to half the range of the data."""
     action_horizon: int | None = None
     critic_first: int = 500
-    """Gradient steps of the critics alone, before the actor's first."""
     learner: Mapping[str, Any] = field(default_factory=lambda: {"preset": "rlpd"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scale <= 0 or self.critic_first < 0:
-            raise ConfigError(
-                f"residual needs scale > 0 and critic_first >= 0, got {self.scale}, {self.critic_first}."
-            )
+        if self.scale <= 0:
+            raise ConfigError(f"residual needs scale > 0, got {self.scale}.")
 
 
 @register("method", "residual")
@@ -110,17 +107,6 @@ class Residual(OffPolicy):
         )
         kept = {name: raw[name] for name in ("state", "reward", "discount", "next_state")}
         return {**kept, "action": raw["squashed"]}
-
-    def learn(self, updates: int, generator: torch.Generator) -> list[dict[str, Tensor]]:
-        """The critics alone at first."""
-        if int(self.learner.updates) >= self.config.critic_first:
-            return super().learn(updates, generator)
-        logs = []
-        for _ in range(updates):
-            batch = self.transitions(self.batch(self.learner.config.batch_size, generator))
-            logs.append(self.learner.update_critic(batch, self.learner.targets(batch, generator), generator))
-            self.learner.updates += 1
-        return logs
 
     def tensors(self) -> dict[str, Tensor]:
         """With the chunks that are ahead."""

@@ -69,6 +69,24 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(method: str, store: st
 
 
 @pytest.mark.parametrize("method", QUICK)
+def test_critics_may_learn_alone_at_first(method: str, store: str) -> None:
+    made = make(method, store, critic_first=10)
+    untaught = {name: value.clone() for name, value in made.learner.state_dict().items()}
+
+    def moved(part: str) -> bool:
+        return any(not torch.equal(v, untaught[k]) for k, v in made.learner.state_dict().items() if part in k)
+
+    while int(made.learner.updates) < 5:
+        made.advance()
+    assert int(made.learner.updates) <= 10
+    assert not moved("actor.")
+    assert moved("critic.")
+    while int(made.learner.updates) < 20:
+        made.advance()
+    assert moved("actor.")
+
+
+@pytest.mark.parametrize("method", QUICK)
 def test_the_refined_policy_saves_loads_and_acts_the_same(method: str, store: str, tmp_path: Path) -> None:
     made = make(method, store)
     practise(made, 200)
