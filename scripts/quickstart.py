@@ -11,6 +11,7 @@ import _setup
 
 _setup.ensure()
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def main(config: dict[str, Any]) -> None:
     demonstrations, episodes = config.pop("collect"), config.pop("episodes")
     out = OUT if task.name == "lift" else OUT.with_name(f"quickstart_{task.name}")
     paths = {"data": str(out / f"{task.name}.zarr"), "out": str(out / "run")}
+    if os.getloadavg()[0] >= (os.cpu_count() or 1):
+        print("\nOther programs keep this machine busy: training takes one thread.")
+        config["trainer"]["threads"] = 1
     settings = parse(TrainConfig, config | paths, "quickstart")
     stages: dict[str, float] = {}
 
