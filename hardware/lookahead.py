@@ -23,7 +23,7 @@ _LINE_TURN, _LINE_SAMPLES = 0.05, 10
 # and so often at most between two places where bodies are near and pass each other in between.
 _MORE_LOOKS = 16
 _UNKNOWN = 1e-6  # m, for an excess of which nothing more is known
-_BRAKING_SAMPLES = (0.1, 0.3, 0.5)
+_BRAKING_SAMPLES = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 Flag = Callable[[str, str], bool]
 """Counts what a check found, by its name and in words; whether the check is to act on it."""
@@ -140,10 +140,12 @@ class Lookahead:
             return False
         free = inside(end) == end
         fast = not free.all() and _longest(shadow.place(q + v * free * dt) - self._sites) > limit
+        motions = (v,) if free.all() else (v, v * free)
         for share in _BRAKING_SAMPLES:
-            middle = q + v * (steps * dt * share * (1.0 - 0.5 * share))
+            middle = inside(q + v * (steps * dt * share * (1.0 - 0.5 * share)))
             here = shadow.place(middle)
-            fast = fast or _longest(shadow.place(middle + v * (dt * (1.0 - share))) - here) > limit
+            for motion in motions:
+                fast = fast or _longest(shadow.place(middle + motion * (dt * (1.0 - share))) - here) > limit
         return fast and self._flag("cartesian_speed", "an end effector would be too fast while braking")
 
     def _slower(self, q: np.ndarray, v: np.ndarray, brake: Callable[[], np.ndarray]) -> np.ndarray:
