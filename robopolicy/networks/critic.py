@@ -1,9 +1,14 @@
-"""Networks of reinforcement learning: critic ensembles as one batched call, and a squashed-Gaussian actor."""
+"""Networks of reinforcement learning: critic ensembles as one batched call, and a squashed-Gaussian actor.
+
+Under autocast their hidden layers run in bfloat16 and the last one in float32: 8 bits are too few to tell values
+of one state apart.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +46,8 @@ class EnsembleNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[E, B, width]`."""
-        return torch.addcmul(self.shift, F.layer_norm(x, x.shape[-1:]), self.gain)
+        normal = F.layer_norm(x, x.shape[-1:])
+        return torch.addcmul(self.shift.to(normal.dtype), normal, self.gain.to(normal.dtype))
 
 
 class CriticEnsemble(nn.Module):
@@ -65,8 +71,7 @@ class CriticEnsemble(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """State `[B, Ds]` and action `[B, Da]` to `[E, B]`."""
-        values: Tensor = self.layers(torch.cat(parts, -1))
-        return values.squeeze(-1)
+        return _last_in_float32(self.layers, torch.cat(parts, -1)).squeeze(-1)
 
 
 class SquashedGaussian(nn.Module):
@@ -103,7 +108,7 @@ class SquashedGaussian(nn.Module):
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before squashing, `[B, Da]` each."""
-        mean, log_std = self.layers(state).chunk(2, -1)
+        mean, log_std = _last_in_float32(self.layers, state).chunk(2, -1)
         return mean, log_std.clamp(*LOG_STD)
 
     def sample(self, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +122,16 @@ class SquashedGaussian(nn.Module):
         mean, log_std = self(state)
         before = action.clamp(-EDGE, EDGE).atanh()
         return _log_density(before, (before - mean) / log_std.exp(), log_std)
+
+
+def _last_in_float32(layers: nn.Sequential, x: Tensor) -> Tensor:
+    if not torch.is_autocast_enabled(x.device.type):
+        return cast(Tensor, layers(x))
+    *hidden, last = layers
+    for layer in hidden:
+        x = layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return cast(Tensor, last(x.float()))
 
 
 def _log_density(before: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:

@@ -135,7 +135,8 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def targets(self, batch: Transitions, generator: torch.Generator) -> Tensor:
         """``reward + discount * value of the next state``, `[B]`, and with the floor no less than returns."""
-        found = batch.reward + batch.discount * self.next_value(batch.next_state, generator)
+        with self.cast():
+            found = batch.reward + batch.discount * self.next_value(batch.next_state, generator)
         found = found.clamp(*self.value_range)
         return torch.maximum(found, batch.returns_for("floor")) if self.config.floor else found
 
@@ -163,23 +164,26 @@ class ActorCritic(nn.Module):
         self, batch: Transitions, targets: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Regress the critics on targets `[B]` (or each member on its own, `[E, B]`); move the slow copy."""
-        values = self.critic(batch.state, batch.action)
-        loss = losses.TD_LOSSES[self.config.loss](targets - values, self.config.huber_delta).mean(1).sum()
-        if self.config.constraint in ("conservative", "calibrated"):
-            loss = loss + self.config.constraint_weight * self._conservative(batch, values, generator)
+        with self.cast():
+            values = self.critic(batch.state, batch.action)
+            loss = losses.TD_LOSSES[self.config.loss](targets - values, self.config.huber_delta).mean(1).sum()
+            if self.config.constraint in ("conservative", "calibrated"):
+                loss = loss + self.config.constraint_weight * self._conservative(batch, values, generator)
         step(self.optimizers["critic"], loss)
         track(self.slow_critic, self.critic, self.config.tau)
         return {"critic_loss": loss.detach(), "q": values.detach().mean()}
 
     def update_value(self, batch: Transitions, generator: torch.Generator) -> Tensor:
         """Fit V to an upper expectile of the critics' values of the data's actions (IQL)."""
-        loss = losses.expectile(self._advantage(batch, generator), self.config.expectile).mean()
+        with self.cast():
+            loss = losses.expectile(self._advantage(batch, generator), self.config.expectile).mean()
         step(self.optimizers["value"], loss)
         return loss.detach()
 
     def update_actor(self, batch: Transitions, generator: torch.Generator) -> dict[str, Tensor]:
         """Improve the actor; with the soft objective also adapt the temperature."""
-        loss, log_prob = self.actor_loss(batch, generator)
+        with self.cast():
+            loss, log_prob = self.actor_loss(batch, generator)
         step(self.optimizers["actor"], loss, list(self.actor.parameters()))
         logs = {"actor_loss": loss.detach()}
         if log_prob is not None:
@@ -224,6 +228,11 @@ class ActorCritic(nn.Module):
         if how == "quantile":
             return losses.quantile(values, self.config.quantile)
         return losses.subset_min(values, self.config.subset, generator)
+
+    def cast(self) -> torch.autocast:
+        """What learning's forward passes run under."""
+        half = self.config.precision == "bfloat16"
+        return torch.autocast(self.log_temperature.device.type, torch.bfloat16, enabled=half)
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Weights and optimisers, by name."""

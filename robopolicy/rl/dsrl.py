@@ -257,13 +257,14 @@ class DSRL(NoiseRefiner):
         logs = []
         for at in range(0, len(state), config.batch_size):
             part = slice(at, at + config.batch_size)
-            with torch.no_grad():
+            with torch.no_grad(), self.learner.cast():
                 ahead = self.slow_action_critic(next_state[part], next_action[part])
                 value = self.learner.aggregate(ahead, config.target, generator)
                 value = value + (bonus[part] if isinstance(bonus, Tensor) else bonus)
                 target = rows["reward"][part] + rows["discount"][part] * value
                 target = target.clamp(*self.learner.value_range)
-            values = self.action_critic(state[part], action[part])
+            with self.learner.cast():
+                values = self.action_critic(state[part], action[part])
             loss = losses.TD_LOSSES[config.loss](target - values, config.huber_delta).mean(1).sum()
             step(self.action_optimizer, loss)
             track(self.slow_action_critic, self.action_critic, config.tau)
@@ -281,7 +282,9 @@ class DSRL(NoiseRefiner):
             chosen = self.learner.act(state, generator)
             by_actor = torch.rand((len(state), 1), generator=generator, device=state.device)
             squashed = torch.where(by_actor < self.aliasing.actor_share, chosen, prior)
-            target = self.action_critic(state, self._encoded(self.act(seen, squashed), seen))
+            chunk = self._encoded(self.act(seen, squashed), seen)
+            with self.learner.cast():
+                target = self.action_critic(state, chunk)
         logs = []
         for at in range(0, len(state), size):
             part = slice(at, at + size)

@@ -55,6 +55,8 @@ class ActorCriticConfig:
     learning_rate: float = 3e-4
     tau: float = 0.005
     batch_size: int = 256
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the hidden layers while learning; weights, values and acting stay in float32."""
 
     def __post_init__(self) -> None:
         if min(self.critics, self.next_actions, self.actor_every, self.batch_size) < 1 or not self.hidden:

@@ -200,9 +200,13 @@ def target_practice(count: int, seed: int) -> Transitions:
     )
 
 
-@pytest.mark.parametrize("preset", ["sac", "rlpd", "iql", "riql", "td3_bc"])
-def test_every_preset_finds_the_best_action(preset: str) -> None:
-    changes: dict[str, Any] = {"learning_rate": 3e-3, "initial_temperature": 0.01}
+@pytest.mark.parametrize(
+    ("preset", "precision"),
+    [(name, "float32") for name in ("sac", "rlpd", "iql", "riql", "td3_bc")]
+    + [("sac", "bfloat16"), ("rlpd", "bfloat16")],
+)
+def test_every_preset_finds_the_best_action(preset: str, precision: str) -> None:
+    changes: dict[str, Any] = {"learning_rate": 3e-3, "initial_temperature": 0.01, "precision": precision}
     changes |= {"beta": 20.0, "expectile": 0.9} if preset in ("iql", "riql") else {}
     changes |= {"constraint_weight": 0.02} if preset == "td3_bc" else {}
     changes |= {"critics": 3} if preset in ("rlpd", "riql") else {}
@@ -213,6 +217,23 @@ def test_every_preset_finds_the_best_action(preset: str) -> None:
     miss = (learner.act(test.state, None) - 0.5 * test.state[:, :2]).norm(dim=-1).mean()
     assert float(miss) < 0.25
     assert float(miss) < 0.35 * float(-test.reward.mean())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_half_precision_learns_nearly_the_same_and_keeps_values_whole(preset: str) -> None:
+    precise, coarse = make(preset), make(preset, precision="bfloat16")
+    wanted, found = (learner.targets(batch(), stream()) for learner in (precise, coarse))
+    assert found.dtype == torch.float32
+    assert torch.allclose(wanted, found, atol=0.05)
+    assert not torch.equal(wanted, found)  # the hidden layers were rounded
+    assert not torch.equal(found, found.bfloat16().float())  # the values were not
+    slopes = []
+    for learner in (precise, coarse):
+        with learner.cast():
+            loss, _ = learner.actor_loss(batch(), stream())
+        slopes.append(torch.cat([slope.flatten() for slope in gradients(loss, learner)]))
+    assert torch.cosine_similarity(*slopes, dim=0) > 0.99
+    assert torch.equal(precise.act(batch().state, None), coarse.act(batch().state, None))
 
 
 @pytest.mark.parametrize(
