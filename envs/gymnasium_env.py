@@ -31,6 +31,8 @@ class GymnasiumConfig:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     success: str = "success"
     """The key of `info` that tells success; where it is missing, there was none."""
+    goal: float | None = None
+    """Instead: an episode succeeds once its rewards add up to this."""
     control_hz: float | None = None
     """Control steps a second; from the environment's `render_fps` when not given."""
 
@@ -58,6 +60,7 @@ class GymnasiumEnv(RobotEnv):
         )
         self.robot_spec = Spec(observations=observations, action=action, control_hz=float(hertz))
         self.observation_space, self.action_space = spaces_of(self.robot_spec)
+        self._paid = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -66,7 +69,8 @@ class GymnasiumEnv(RobotEnv):
         super().reset(seed=seed)
         # Seeding the inner environment every time makes an episode depend on nothing that came before.
         observation, info = self._env.reset(seed=int(self.np_random.integers(2**31)), options=options)
-        return self._observe(observation), {"success": bool(info.get(self.config.success, False))}
+        self._paid = 0.0
+        return self._observe(observation), {"success": self._succeeded(info)}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step, with the action clipped to its bounds.
@@ -76,7 +80,8 @@ class GymnasiumEnv(RobotEnv):
         """
         action = np.clip(checked(action, self.robot_spec.action), self._box.low, self._box.high)
         observation, reward, terminated, _, info = self._env.step(action.astype(self._box.dtype))
-        success = bool(info.get(self.config.success, False))
+        self._paid += float(reward)
+        success = self._succeeded(info)
         return self._observe(observation), float(reward), bool(terminated), False, {"success": success}
 
     def render_frame(self, camera: str = "", size: int = 256) -> np.ndarray:
@@ -96,6 +101,11 @@ class GymnasiumEnv(RobotEnv):
     def close(self) -> None:
         """Close the inner environment."""
         self._env.close()
+
+    def _succeeded(self, info: Mapping[str, Any]) -> bool:
+        if self.config.goal is not None:
+            return self._paid >= self.config.goal
+        return bool(info.get(self.config.success, False))
 
     def _observe(self, observation: Any) -> Observation:
         named = observation if isinstance(observation, Mapping) else {"state": observation}

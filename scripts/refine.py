@@ -25,8 +25,8 @@ def main(config: dict[str, Any]) -> None:
     refinement = prepare(settings)
     resumed = f" (resumed at step {refinement.env_steps:,})" if refinement.resumed else ""
     print(
-        f"{refinement.directory}{resumed}: {settings.method['name']} on {settings.checkpoint}, up to "
-        f"{settings.steps:,} environment steps in {settings.lanes} lanes "
+        f"{refinement.directory}{resumed}: {settings.method['name']} on {settings.checkpoint or 'nothing'}, "
+        f"up to {settings.steps:,} environment steps in {settings.lanes} lanes "
         f"on {refinement.refiner.policy.device}"
     )
     refinement.run()

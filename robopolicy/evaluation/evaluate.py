@@ -72,10 +72,20 @@ class Evaluation:
         """Share of episodes with success at any step."""
         return self.success.value
 
+    @property
+    def mean_return(self) -> float:
+        """Mean of the environment's rewards added up over an episode."""
+        return sum(row.total_reward for row in self.rows) / len(self.rows)
+
     def metrics(self) -> dict[str, float]:
         """Numbers for a training log; `plots.training_curve` draws them."""
         interval = self.success
-        return {"success": interval.value, "success_low": interval.low, "success_high": interval.high}
+        return {
+            "success": interval.value,
+            "success_low": interval.low,
+            "success_high": interval.high,
+            "return": self.mean_return,
+        }
 
     @property
     def seconds_per_episode(self) -> float:
@@ -141,7 +151,8 @@ class Evaluation:
         typical = f" Median step of success {lengths[len(lengths) // 2]}." if lengths else ""
         return (
             f"{self.task.name}: {count} of {len(self.rows)} episodes succeed, {self.success} "
-            f"(95% Wilson); still successful at the end {self.success_final}.{typical} "
+            f"(95% Wilson); still successful at the end {self.success_final}.{typical} Mean return "
+            f"{self.mean_return:.4g}. "
             f"Seeds {self.rows[0].seed}..{self.rows[-1].seed} ({self.block}). "
             f"{self.wall_seconds:.1f} s after {self.startup_seconds:.1f} s of starting, "
             f"{self.seconds_per_episode:.2f} s an episode, "

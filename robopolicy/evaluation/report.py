@@ -114,6 +114,7 @@ def _headline(evaluation: Evaluation, notes: Sequence[str]) -> str:
         (f"{_percent(interval.low)} to {_percent(interval.high)}", "95% Wilson interval"),
         (_percent(evaluation.success_final.value), "still successful at the end"),
         (f"{firsts[len(firsts) // 2]} steps" if firsts else "none", "median time to success"),
+        (f"{evaluation.mean_return:.4g}", "mean return"),
         (f"{evaluation.seconds_per_episode:.2f} s", "an episode to evaluate"),
     ]
     cells = "".join(

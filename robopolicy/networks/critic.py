@@ -1,7 +1,7 @@
 """Networks of reinforcement learning: critic ensembles as one batched call, and a squashed-Gaussian actor.
 
-Under autocast their hidden layers run in bfloat16 and the last one in float32: 8 bits are too few to tell values
-of one state apart.
+Under autocast their hidden layers run in bfloat16 and the last one in float32: 8 bits are too few to tell
+values of one state apart.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.run import open_run
@@ -21,6 +22,7 @@ from robopolicy.registry import build, config_class, get, parse, plain
 from robopolicy.rl.checks import CheckConfig
 from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.refinement import Refinement
+from robopolicy.rl.rlpd import blank_policy
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 from robopolicy.world.imagined import ImaginedConfig, ImaginedVectorEnv, require_spec
@@ -48,8 +50,8 @@ PRACTICE_SEEDS = 50_000
 class RefineConfig:
     """The root of ``configs/refine.yaml``."""
 
-    checkpoint: str
-    """The base policy."""
+    checkpoint: str | None
+    """The base policy; none for a method that needs none, with a task."""
     method: Mapping[str, Any]
     task: Mapping[str, Any] | None = None
     """Instead of the checkpoint's own."""
@@ -80,6 +82,11 @@ class RefineConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.lanes, self.log_every) < 1 or self.workers < 0:
             raise ConfigError("refine needs steps, lanes, log_every >= 1 and workers >= 0.")
+        if self.checkpoint is None and (self.method["name"] != "sac" or self.task is None):
+            raise ConfigError(
+                "refine needs checkpoint=outputs/..., the policy that is refined; only method=sac does "
+                "without, with task=..."
+            )
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ConfigError(f"refine: stop_at is a success rate in (0, 1], got {self.stop_at}.")
         if self.env is not None and self.env.get("name") != "imagined":
@@ -97,8 +104,9 @@ def prepare(config: RefineConfig, *, progress: bool = True) -> Refinement:
     """A refinement, new or where the run in its directory stopped."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    base = ckpt.load(config.checkpoint, device=choose_device(config.device))
-    task = Task.from_dict(config.task) if config.task else base.provenance.task
+    task = Task.from_dict(config.task) if config.task else None
+    base = _base(config, task)
+    task = task or base.provenance.task
     if task is None:
         raise ConfigError(f"{config.checkpoint} was trained without a task: give task=...")
     method = dict(config.method)
@@ -121,6 +129,16 @@ def prepare(config: RefineConfig, *, progress: bool = True) -> Refinement:
     except BaseException:
         envs.close()
         raise
+
+
+def _base(config: RefineConfig, task: Task | None) -> Policy:
+    """The checkpoint's policy, or without one an untrained policy for the task's environment."""
+    if config.checkpoint is not None:
+        return ckpt.load(config.checkpoint, device=choose_device(config.device))
+    assert task is not None
+    env = make_env(task)
+    env.close()
+    return blank_policy(env.robot_spec).to(choose_device(config.device))
 
 
 def _practised(config: RefineConfig, task: Task, base: Policy, convention: ConventionConfig) -> LaneVectorEnv:

@@ -73,6 +73,19 @@ def test_success_reward_and_termination_come_from_the_environment() -> None:
     assert make(ID).reset(seed=0)[1]["success"] is False
 
 
+def test_a_return_can_be_what_counts_as_success() -> None:
+    env = make(ID, goal=3.0)
+    for _ in range(2):  # the sum begins anew with every episode
+        _, info = env.reset(seed=0)
+        assert info["success"] is False
+        paid = 0.0
+        for _ in range(4):
+            _, reward, *_, info = env.step(np.array([0.5]))
+            paid += reward
+            assert info["success"] == (paid >= 3.0)
+        assert info["success"]
+
+
 @pytest.mark.sim
 def test_pusher_from_its_id_alone() -> None:
     env = make("Pusher-v5")

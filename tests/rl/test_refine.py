@@ -203,6 +203,20 @@ def test_a_policy_of_another_robot_or_without_a_task_is_refused(base: Path, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_sac_begins_with_nothing_but_a_task(base: Path, tmp_path: Path) -> None:
+    task = toy_task(horizon=14).to_dict()
+    method = compose("refine", ["method=sac"])["method"] | {"warmup": 40, "update_ratio": 0.2}
+    changes = {"checkpoint": None, "task": task, "method": method, "steps": 80}
+    refinement(base, tmp_path / "run", **changes).run()
+    best = load(tmp_path / "run" / "best")
+    assert best.provenance.task is not None
+    assert best.provenance.task.to_dict() == task
+    with pytest.raises(ConfigError, match=r"checkpoint=outputs/.*only method=sac does without"):
+        refinement(base, tmp_path / "other", checkpoint=None, task=task)
+    with pytest.raises(ConfigError, match="with task="):
+        refinement(base, tmp_path / "other", checkpoint=None, method=method)
+
+
 def test_a_damaged_or_foreign_checkpoint_is_refused(base: Path, tmp_path: Path) -> None:
     refinement(base, tmp_path / "run").run()
     (tmp_path / "run" / "config.json").unlink()
