@@ -158,9 +158,23 @@ def _refinement(section: Section, results: Results) -> str:
             parts = {k: [r["minutes_per_million"][k] for r in records] for k in ("env", "sampling", "update")}
             line.append(", ".join(f"{sum(values) / len(values):.0f}" for values in parts.values()))
         else:
-            line += [NOT_RUN, "", "", "", ""]
+            line += [NOT_RUN, "", "", "", _estimate(first, results)]
         lines.append(line)
     return markdown(head, lines)
+
+
+def _estimate(cell: Cell, results: Results) -> str:
+    """What a run of the cell would take, at the mean pace of the method's runs; nothing where none is known."""
+    planned = [word.partition("=")[2] for word in cell.settings if word.startswith("steps=")]
+    paces = [
+        sum(result["refinement"]["minutes_per_million"].values())
+        for other, result in results.items()
+        if other.method == cell.method
+    ]
+    if not planned or not paces:
+        return ""
+    hours = int(planned[-1]) / 1e6 * statistics.fmean(paces) / 60
+    return f"about {hours:.1f} h a seed at {statistics.fmean(paces):.0f} minutes a million steps"
 
 
 def _refined(section: Section) -> list[list[Cell]]:

@@ -143,8 +143,9 @@ sections:
       - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0], keep: true}
       - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0, 1], method: dppo}
       - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0], method: dsrl}
+      - {task: [can], policy: diffusion, demonstrations: [10], seeds: [0], method: dppo, settings: [steps=2_000_000]}
 """
-    base, *refined, missing = read_plan(_plan(tmp_path, plan)).cells()
+    base, *refined, missing, other = read_plan(_plan(tmp_path, plan)).cells()
     assert refined[1].base == base == refined[0].base
     assert base.keep
     assert refined[1].file.as_posix() == "lift/diffusion/n10/dppo/seed1.json"
@@ -170,7 +171,9 @@ sections:
     assert "| lift | dppo | 20/50 | 40/50, 40/50 | 80.0%" in page
     assert "better (+40.0%" in page
     assert "| 50k/–; 50k/– | 200k, 200k | 10, 3, 5 |" in page
-    assert "| lift | dsrl | 20/50 | not run | not run |" in page
+    assert "| lift | dsrl | 20/50 | not run | not run |  |  |  |  |" in page
+    assert other.settings == ("steps=2_000_000",)
+    assert "| about 0.6 h a seed at 18 minutes a million steps |" in page
     assert (tmp_path / "refined.png").stat().st_size > 1000
 
 
