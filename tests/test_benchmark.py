@@ -85,6 +85,7 @@ def test_families_of_policies_take_turns(tmp_path: Path) -> None:
         ("factorized", 1, 20),
         ("factorized", 256, 20),
     ]
+    assert rows[2]["step_ms"]["p50"] > rows[0]["step_ms"]["p50"] > 0
     assert "| factorized | 7." in (tmp_path / "page.md").read_text()
 
 

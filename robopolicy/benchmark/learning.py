@@ -32,6 +32,7 @@ __all__ = [
     "SAMPLERS",
     "SampleLoop",
     "families",
+    "in_training",
     "lift_sizes",
     "prepared",
     "random_store",
@@ -142,14 +143,18 @@ def sampling(
 def families(
     policies: Sequence[str], data: Path, directory: Path, *, device: str, seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Time of `Policy.sample`, from NumPy to NumPy, of policies by name in their default configurations."""
-    made = {name: prepared(name, data, directory, device) for name in policies}
+    """Policies by name in their default configurations: a training step, and `sample` from NumPy to NumPy."""
+    trainers = {name: in_training(name, data, directory, device) for name in policies}
+    made = {name: _untrained(found) for name, found in trainers.items()}
     calls = {
         f"{name} {batch}": _calling(policy, batch)
         for name, policy in made.items()
         for batch in (BATCHES[0], BATCHES[-1])
     }
     times = interleave(calls, seconds=seconds, rounds=rounds)
+    steps = interleave(
+        {name: _step(found) for name, found in trainers.items()}, seconds=seconds, rounds=rounds, calls=2
+    )
     rows = []
     for key in calls:
         name, batch = key.split()
@@ -162,6 +167,7 @@ def families(
                 "batch": int(batch),
                 "ms": found,
                 "chunks_per_s": int(batch) / found["p50"] * 1e3,
+                "step_ms": summary(steps[name]),
             }
         )
     return rows
@@ -169,16 +175,25 @@ def families(
 
 def prepared(name: str, data: Path, directory: Path, device: str, *words: str) -> Policy:
     """A policy by name in its default configuration, before training; a factorised one on such a base."""
-    overrides = [f"policy={name}", f"data={data}", f"device={device}", "validation=0", *words]
+    return _untrained(in_training(name, data, directory, device, *words))
+
+
+def _untrained(trainer: Trainer) -> Policy:
+    assert isinstance(trainer.average, Policy)
+    return trainer.average
+
+
+def in_training(name: str, data: Path, directory: Path, device: str, *words: str) -> Trainer:
+    """A trainer of a policy by name in its default configuration, with batches of `BATCH`."""
+    overrides = [f"policy={name}", f"data={data}", f"device={device}", "validation=0"]
+    overrides += [f"trainer.batch_size={BATCH}", *words]
     if name == "factorized":
         first = next(iter(EpisodeStore.open(data).spec.observations))
         base = prepared("diffusion", data, directory / "bases", device, f"observations=[{first}]")
         save_checkpoint(directory / "bases/kept", base)
         overrides.append(f"policy.base={directory}/bases/kept")
     composed = compose("train", [*overrides, f"out={directory}/{name}"])
-    policy = prepare(parse(TrainConfig, composed, "train"), progress=False).policy
-    assert isinstance(policy, Policy)
-    return policy
+    return prepare(parse(TrainConfig, composed, "train"), progress=False)
 
 
 def windows(

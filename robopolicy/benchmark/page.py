@@ -67,12 +67,14 @@ def _families(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["Policy", "Parameters", "Network calls a chunk"]
     for batch in batches:
         head += [f"p50, batch {batch}", "p99"]
+    head.append("A training step of 256")
     lines = []
     for name in dict.fromkeys(row["policy"] for row in rows):
         of = [found[name, batch] for batch in batches]
         line = [name, f"{of[0]['parameters'] / 1e6:.1f} M", str(of[0]["calls"])]
         for row in of:
             line += [f"{row['ms']['p50']:.1f} ms", f"{row['ms']['p99']:.1f} ms"]
+        line.append(f"{of[0]['step_ms']['p50']:.0f} ms")
         lines.append(line)
     return _table(head, lines)
 
