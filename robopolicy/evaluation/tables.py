@@ -164,7 +164,7 @@ def _refinement(section: Section, results: Results) -> str:
 
 
 def _estimate(cell: Cell, results: Results) -> str:
-    """What a run of the cell would take, at the mean pace of the method's runs; nothing where none is known."""
+    """What a run of the cell would take at the mean pace of the method's runs; nothing where none is known."""
     planned = [word.partition("=")[2] for word in cell.settings if word.startswith("steps=")]
     paces = [
         sum(result["refinement"]["minutes_per_million"].values())

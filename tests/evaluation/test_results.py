@@ -143,7 +143,12 @@ sections:
       - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0], keep: true}
       - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0, 1], method: dppo}
       - {task: [lift], policy: diffusion, demonstrations: [10], seeds: [0], method: dsrl}
-      - {task: [can], policy: diffusion, demonstrations: [10], seeds: [0], method: dppo, settings: [steps=2_000_000]}
+      - task: [can]
+        policy: diffusion
+        demonstrations: [10]
+        seeds: [0]
+        method: dppo
+        settings: [steps=2_000_000]
 """
     base, *refined, missing, other = read_plan(_plan(tmp_path, plan)).cells()
     assert refined[1].base == base == refined[0].base
