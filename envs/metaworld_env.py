@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy import seeding
@@ -57,6 +58,8 @@ class MetaworldExpertConfig:
 class MetaworldEnv(RobotEnv):
     """One Meta-World task whose objects and goal are drawn anew in every episode."""
 
+    reset_options = frozenset({"object_range"})
+
     def __init__(self, config: MetaworldConfig, *, task: Task) -> None:
         self.config, self.task = config, task
         classes, self._policies = _import_metaworld()
@@ -84,11 +87,20 @@ class MetaworldEnv(RobotEnv):
         self.robot_spec = _spec(camera_specs(task, cameras), control_hz)
         self.observation_space, self.action_space = spaces_of(self.robot_spec)
         self._last: np.ndarray | None = None
+        self._placement, self._goals = env._random_reset_space, env.goal_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start the episode that `seed` determines (without one, the next of this environment's stream)."""
+        """Start the episode that `seed` determines (without one, the next of this environment's stream).
+
+        Args:
+            options: "object_range" widens, on the table, where objects and goal are placed by this fraction.
+        """
+        wider = float((options or {}).get("object_range", 0.0))
+        self._env._random_reset_space = _widened(self._placement, wider)
+        self._env.goal_space = _widened(self._goals, wider)  # what observed goals are clipped to
+        self._env.__dict__.pop("sawyer_observation_space", None)
         super().reset(seed=seed)
         for name, value in self._pristine.items():
             getattr(self._model, name)[:] = value
@@ -213,6 +225,13 @@ class MetaworldExpert:
         move = np.clip(action[:3] * self._speed + self._wander * self._noise, -1.0, 1.0)
         self._grip = float(action[3])
         return np.append(move, self._grip).astype(np.float32)
+
+
+def _widened(box: spaces.Box, fraction: float) -> spaces.Box:
+    """A box of points [3 or 6], x and y wider about their middles; heights stay."""
+    extra = 0.5 * fraction * (box.high - box.low)
+    extra[2::3] = 0.0
+    return spaces.Box(box.low - extra, box.high + extra, dtype=np.float64) if extra.any() else box
 
 
 def _upright_cameras(model: Any, data: Any) -> None:

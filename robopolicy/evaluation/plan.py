@@ -87,11 +87,17 @@ def _measure(checkpoint: Path, cell: Cell, config: RunPlanConfig) -> Measured:
         f"episodes={config.episodes}",
         f"lanes={config.lanes}",
         f"workers={config.workers}",
-        *cell.evaluation_settings,
+        *(_filled(word, cell) for word in cell.evaluation_settings),
     ]
     measured = measure(parse(EvaluateConfig, compose("evaluate", words), "evaluate"))
     print(measured.evaluation.summary(), flush=True)
     return measured
+
+
+def _filled(word: str, cell: Cell) -> str:
+    """A word with the cell's seed and demonstrations in it, as training's configuration does by itself."""
+    found = word.replace("${seed}", str(cell.seed))
+    return found.replace("${demonstrations}", str(cell.demonstrations))
 
 
 def _refine(cell: Cell, target: Path, config: RunPlanConfig) -> None:

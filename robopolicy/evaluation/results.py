@@ -145,8 +145,9 @@ class Section:
 
     title: str
     rows: tuple[Row, ...]
-    table: Literal["success", "comparison", "demonstrations", "refinement"] = "success"
-    """A line for each policy with all seeds; the same with routes and costs; success against the number of
+    table: Literal["success", "comparison", "conditions", "demonstrations", "refinement"] = "success"
+    """A line for each policy with all seeds; the same with routes and costs; with a column for each way it is
+    evaluated, beside the first policy of the same demonstrations; success against the number of
     demonstrations; or what refinement gained and cost."""
     note: str = ""
 

@@ -121,6 +121,41 @@ def _comparison(section: Section, results: Results) -> str:
     return markdown(head, lines)
 
 
+def _conditions(section: Section, results: Results) -> str:
+    """A column for each evaluation, each with the difference from the first policy in the same episodes."""
+    groups = list(_groups(section))
+    names = list(dict.fromkeys(cells[0].evaluation for cells in groups))
+    lines: dict[tuple[str, int, str], dict[str, list[Cell]]] = {}
+    for cells in groups:
+        key = (cells[0].task, cells[0].demonstrations, cells[0].label)
+        lines.setdefault(key, {})[cells[0].evaluation] = cells
+    table = []
+    for (task, count, label), by_name in lines.items():
+        first = next(other for other in lines if other[:2] == (task, count))
+        run = [results[cell] for cells in by_name.values() for cell in cells if cell in results]
+        costs = [result["sampling"] for result in run if "sampling" in result]
+        line = [task, str(count), label, f"{costs[0]['parameters'] / 1e6:.2f} M" if costs else ""]
+        for name in names:
+            mine, theirs = by_name.get(name, []), lines[first].get(name, [])
+            line.append(_beside(mine, [] if by_name is lines[first] else theirs, results))
+        table.append(line)
+    head = ["Task", "Demonstrations", "Policy", "Parameters", *(name or "nominal" for name in names)]
+    return markdown(head, table)
+
+
+def _beside(cells: Sequence[Cell], reference: Sequence[Cell], results: Results) -> str:
+    """Success in percent and, in brackets, the difference from a reference in points."""
+    mine, theirs = ([successes(results[c]) for c in group if c in results] for group in (cells, reference))
+    if not mine:
+        return NOT_RUN if cells else ""
+    rate = 100 * statistics.fmean(itertools.chain.from_iterable(mine))
+    text = f"{rate:.0f}{_partial([c for c in cells if c in results], cells)}"
+    if not theirs:
+        return text
+    gap = paired_difference(mine, theirs).interval
+    return f"{text} ({100 * gap.value:+.0f} [{100 * gap.low:+.0f}, {100 * gap.high:+.0f}])"
+
+
 def _mean(rows: Sequence[Mapping[str, float]], key: str) -> float:
     return statistics.fmean(row[key] for row in rows)
 
@@ -164,7 +199,7 @@ def _refinement(section: Section, results: Results) -> str:
 
 
 def _estimate(cell: Cell, results: Results) -> str:
-    """What a run of the cell would take at the mean pace of the method's runs; nothing where none is known."""
+    """What a run of the cell would take at the mean pace of the method's runs, where one is known."""
     planned = [word.partition("=")[2] for word in cell.settings if word.startswith("steps=")]
     paces = [
         sum(result["refinement"]["minutes_per_million"].values())
@@ -266,4 +301,10 @@ def _slug(title: str) -> str:
     return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
 
-TABLES = {"success": _success, "comparison": _comparison, "demonstrations": _curve, "refinement": _refinement}
+TABLES = {
+    "success": _success,
+    "comparison": _comparison,
+    "conditions": _conditions,
+    "demonstrations": _curve,
+    "refinement": _refinement,
+}

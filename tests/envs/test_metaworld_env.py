@@ -121,3 +121,21 @@ def test_touch_is_what_the_package_finds(name: str) -> None:
             assert found[-1] == type(inner).touching_object(inner, geom)
     assert not all(found)
     assert name != "pick-place-v3" or any(found)
+
+
+def test_the_range_of_objects_and_goal_can_be_widened() -> None:
+    env = make("push-v3")
+
+    def places(**options: float) -> np.ndarray:
+        seen = [env.reset(seed=s, options=options)[0]["object-state"] for s in range(40)]
+        return np.array([[*o[0:3], *o[-3:]] for o in seen])  # the puck and its goal
+
+    usual, none, wider = places(), places(object_range=0.0), places(object_range=1.0)
+    assert np.array_equal(usual, none)
+    half = np.array([0.1, 0.05, 0.1, 0.05])
+    away = [np.abs(seen[:, [0, 1, 3, 4]] - (0.0, 0.65, 0.0, 0.85)).max(0) for seen in (usual, wider)]
+    assert (away[0] <= half + 1e-3).all()
+    assert (away[1] > 1.5 * half).all()
+    assert (away[1] <= 2 * half + 1e-3).all()
+    assert np.allclose(wider[:, [2, 5]].max(0), usual[:, [2, 5]].max(0), atol=2e-3)  # on the table still
+    assert env.reset_options == {"object_range"}

@@ -8,6 +8,7 @@ import pytest
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.evaluate import EpisodeRow, Evaluation, Measured
 from robopolicy.evaluation.machine import commit, describe, machine, versions
+from robopolicy.evaluation.plan import _filled
 from robopolicy.evaluation.results import Cell, read_plan, read_results, successes, write_result
 from robopolicy.evaluation.tables import write_page
 from tests.toy_env import toy_task
@@ -208,3 +209,35 @@ sections:
     assert "| avoidance | diffusion | 40/50, 40/50 | 80.0%" in page
     assert "| 0.60 (0.88) | 20 of 24 | 16 | 5.5 | 2 min | 1.50 M |" in page
     assert "| avoidance | diffusion, 3 steps | not run, not run | not run |" in page
+
+
+def test_policies_stand_beside_the_first_under_each_condition(tmp_path: Path) -> None:
+    plan = """
+sections:
+  - title: Disturbed
+    table: conditions
+    rows:
+      - &joint
+        task: [push]
+        policy: diffusion
+        demonstrations: [10, 50]
+        seeds: [0]
+        evaluations: {"": [], noise: [perturb=noise], averaged: ["steer.others=[n${demonstrations}/${seed}]"]}
+      - {<<: *joint, policy: factorized, evaluations: {"": [], noise: [perturb=noise]}}
+"""
+    (tmp_path / "plan.yaml").write_text(plan)
+    cells = read_plan(tmp_path / "plan.yaml").cells()
+    assert [_filled(word, cell) for cell in cells[5:6] for word in cell.evaluation_settings] == [
+        "steer.others=[n50/0]"
+    ]
+    succeeded = {"diffusion": 30, "factorized": 40}
+    for cell in cells:
+        if cell.demonstrations == 10 and cell.evaluation != "averaged":
+            measured = Measured(evaluation=_evaluation(succeeded[cell.policy]))
+            write_result(tmp_path / cell.file, cell, measured, config={}, wall_seconds={})
+    write_page(read_plan(tmp_path / "plan.yaml"), read_results(tmp_path), tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    assert "| Task | Demonstrations | Policy | Parameters | nominal | noise | averaged |" in page
+    assert "| push | 10 | diffusion |  | 60 | 60 | not run |" in page
+    assert "| push | 10 | factorized |  | 80 (+20 [" in page
+    assert "| push | 50 | factorized |  | not run | not run |  |" in page
