@@ -97,6 +97,7 @@ def test_a_server_is_measured_beside_calls_in_this_process(tmp_path: Path) -> No
     ]
     assert all(0 < row["ms"]["p50"] <= row["ms"]["p99"] and row["chunks_per_s"] > 0 for row in rows)
     assert "overhead_ms" in rows[1]
+    assert 0 < rows[1]["outside_ms"]["p50"] < rows[1]["ms"]["p50"]
     assert "| gaussian | by 32 clients |" in (tmp_path / "page.md").read_text()
 
 

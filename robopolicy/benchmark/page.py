@@ -139,16 +139,19 @@ def _refinement(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _serving(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["Policy", "Asked", "Best", "Median", "p99", "Chunks/s", "Overhead, best", "Median"]
+    head.append("Outside inference")
     lines = []
     for row in rows:
         asked = {0: "in this process", 1: "by 1 client"}.get(row["clients"], f"by {row['clients']} clients")
         times = [f"{row['ms'][name]:.2f} ms" for name in ("min", "p50", "p99")]
         overhead = [f"{value:.2f} ms" for value in row.get("overhead_ms", {}).values()] or ["-", "-"]
-        lines.append([row["policy"], asked, *times, _number(row["chunks_per_s"]), *overhead])
+        outside = f"{row['outside_ms']['p50']:.2f} ms" if "outside_ms" in row else "-"
+        lines.append([row["policy"], asked, *times, _number(row["chunks_per_s"]), *overhead, outside])
     return (
         _table(head, lines)
         + "\nOne observation and one chunk a request, over loopback. Overhead: what a client waits longer "
-        "than for the same call in this process; its median is that of rounds.\n"
+        "than for the same call in this process; its median is that of rounds. Part of it is inference, "
+        "which takes longer in a process that has just been woken; the last column is the median of the rest.\n"
     )
 
 

@@ -48,12 +48,14 @@ def serving(data: Path, directory: Path, *, device: str, seconds: float, rounds:
         policy = load(directory / f"{name}-served")
         with _server(directory / f"{name}-served", torch.get_num_threads()) as address:
             ways: dict[int, Timed] = {HERE: _here(policy)}
+            outside: list[float] = []
             seen = {key: value[0] for key, value in blank_observation(policy).items()}
             with PolicyClient(address) as client:
-                ways[1] = _one(client, seen)
+                ways[1] = _one(client, seen, outside)
                 for clients in CLIENTS[1:]:
                     ways[clients] = _several(address, pack({**seen, KEY: {}}), clients)
                 rows += _measure(name, ways, seconds=seconds, rounds=rounds)
+            rows[1 - len(ways)]["outside_ms"] = summary([outside])
     return rows
 
 
@@ -82,8 +84,15 @@ def _here(policy: Policy) -> Timed:
     return lambda seconds: _repeat(lambda: policy.sample(seen, generator=generator), seconds)
 
 
-def _one(client: PolicyClient, seen: dict[str, np.ndarray]) -> Timed:
-    return lambda seconds: _repeat(lambda: client.infer({**seen, KEY: {}}), seconds)
+def _one(client: PolicyClient, seen: dict[str, np.ndarray], outside: list[float]) -> Timed:
+    """A client; what a call takes beside the server's inference is added to `outside`, in seconds."""
+
+    def ask() -> None:
+        begun = time.perf_counter()
+        reply = client.infer({**seen, KEY: {}})
+        outside.append(time.perf_counter() - begun - 1e-3 * reply["server_timing"]["infer_ms"])
+
+    return lambda seconds: _repeat(ask, seconds)
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> tuple[list[float], float]:
