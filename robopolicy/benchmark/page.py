@@ -151,7 +151,7 @@ def _serving(rows: Sequence[Mapping[str, Any]]) -> str:
         _table(head, lines)
         + "\nOne observation and one chunk a request, over loopback. Overhead: what a client waits longer "
         "than for the same call in this process; its median is that of rounds. Part of it is inference, "
-        "which takes longer in a process that has just been woken; the last column is the median of the rest.\n"
+        "longer in a process that has just been woken; the last column is the median of all else.\n"
     )
 
 
