@@ -42,6 +42,8 @@ class OffPolicyConfig:
     """Transitions kept."""
     data: str | None = None
     """A store of demonstrations, kept in a replay of their own."""
+    demonstrations: int | None = None
+    """So many of its episodes, the first ones; all by default."""
     data_share: float = 0.5
     """Share of every batch that comes from them."""
     learner: Mapping[str, Any] = field(default_factory=lambda: {"preset": "sac"})
@@ -157,6 +159,7 @@ class OffPolicy(Refiner):
             obs_horizon=self.policy.obs_horizon,
             action_horizon=self.policy.action_horizon,
             gamma=config.gamma,
+            episodes=config.demonstrations,
         )
         return {key: value.to(self.policy.device) for key, value in rows.items()}
 

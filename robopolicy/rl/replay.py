@@ -135,19 +135,28 @@ def demonstration_rows(
     obs_horizon: int,
     action_horizon: int,
     gamma: float,
+    episodes: int | None = None,
 ) -> Rows:
     """Every chunk of a store's episodes as the practice would have recorded it (see `label_steps`).
 
     Its last observation stands in for the one after its last step, which no store has.
 
+    Args:
+        episodes: so many, the first ones; all by default.
+
     Raises:
+        ConfigError: fewer episodes than wanted.
         DataError: nothing is known of an episode's success, or its reward is wanted and not stored.
     """
     store = EpisodeStore.open(path)
     spec.require(store.spec)
     labels = label_steps(store, convention)
     paid = labels.rewards
+    count = len(store.lengths)
+    if episodes is not None and not 1 <= episodes <= count:
+        raise ConfigError(f"{path} has {count} episodes; demonstrations={episodes} is not among 1..{count}.")
     starts = labels.starts
+    starts = starts[starts < store.lengths[: episodes or count].sum()]
     last = labels.last[starts]
     steps = np.minimum(action_horizon, last + 1 - starts)
     executed = np.arange(action_horizon) < steps[:, None]

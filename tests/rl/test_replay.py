@@ -96,7 +96,7 @@ def demonstrations(path: Path, *, success: bool | None = True) -> str:
     return str(path)
 
 
-def loaded(path: str, **convention: object) -> dict[str, Tensor]:
+def loaded(path: str, episodes: int | None = None, **convention: object) -> dict[str, Tensor]:
     return demonstration_rows(
         path,
         toy_spec(),
@@ -104,6 +104,7 @@ def loaded(path: str, **convention: object) -> dict[str, Tensor]:
         obs_horizon=2,
         action_horizon=2,
         gamma=0.5,
+        episodes=episodes,
     )
 
 
@@ -119,6 +120,15 @@ def test_demonstrations_that_end_at_success(tmp_path: Path) -> None:
     assert after[4:] == [102, 102, 102]
     assert found["observation.position"][0, :, 0].tolist() == [0, 0]
     torch.testing.assert_close(found["action"][1, :, 0], torch.tensor([0.1, 0.2]))
+
+
+def test_the_first_demonstrations_alone(tmp_path: Path) -> None:
+    path = demonstrations(tmp_path / "a.zarr")
+    every, first = loaded(path, terminate=True), loaded(path, episodes=1, terminate=True)
+    assert first["observation.position"][:, -1, 0].tolist() == [0, 1, 2, 3]
+    assert all(torch.equal(value, every[key][:4]) for key, value in first.items())
+    with pytest.raises(ConfigError, match=r"has 2 episodes; demonstrations=3 is not among 1\.\.2"):
+        loaded(path, episodes=3)
 
 
 def test_demonstrations_that_go_on_after_success(tmp_path: Path) -> None:
