@@ -204,6 +204,24 @@ def _guidance(files: Files) -> str:
     return markdown(head, lines)
 
 
+def _signals(files: Files) -> str:
+    """AUROC of each signal; one that tells nothing has 0.50."""
+    questions = ("failing, matched times", "failing, any time", "biased readings")
+    head = ["Task", "Policy (success)", "AUROC", *next(iter(files.values()))[questions[-1]]]
+    lines = []
+    for values in files.values():
+        who = f"{values['policy']} ({100 * values['success']['value']:.0f}%)"
+        for question in questions:
+            found = values[question]  # a text where the episodes do not tell
+            cells = [found] if isinstance(found, str) else [_interval(v) for v in found.values()]
+            lines.append([values["task"], who, question, *cells])
+    return markdown(head, lines)
+
+
+def _interval(values: Values) -> str:
+    return f"{values['value']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
+
+
 def _worlds(files: Files) -> str:
     lines = []
     for name, values in files.items():
@@ -243,6 +261,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "guard_speed": ("Time of the guard", _speed),
     "transports": ("Ways to a robot that runs ROS 2, on the loopback", _transports),
     "robosuite": ("Compiled robosuite against its own step", _equality),
+    "energy_signal": ("Energy as a signal", _signals),
     "itps": ("Human guidance on avoidance", _guidance),
     "world_speed": ("Speed of imagination", _imagined),
     "world": ("World models", _worlds),

@@ -43,6 +43,16 @@ def test_transports_have_a_line_each(tmp_path: Path) -> None:
     assert "| zenoh | 1,000 (0) |" in page
 
 
+def test_signals_are_asked_three_questions(tmp_path: Path) -> None:
+    told = {"energy": {"value": 0.61, "low": 0.5, "high": 0.7}}
+    values = {"task": "avoidance", "policy": "beso", "success": {"value": 0.34}, "biased readings": told}
+    values |= {"failing, matched times": "nobody failed", "failing, any time": told}
+    (tmp_path / "energy_signal_avoidance_beso.json").write_text(json.dumps(values))
+    page = check_sections(tmp_path)
+    assert "| avoidance | beso (34%) | biased readings | 0.61 [0.50, 0.70] |" in page
+    assert "| failing, matched times | nobody failed |" in page
+
+
 def test_what_has_no_table_is_named_all_the_same(tmp_path: Path) -> None:
     assert check_sections(tmp_path) == ""
     (tmp_path / "new.json").write_text("{}")
