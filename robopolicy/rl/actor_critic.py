@@ -101,11 +101,12 @@ class ActorCritic(nn.Module):
         self.to(device)
         self.target_entropy = -action_size if config.target_entropy is None else config.target_entropy
         observing = self.critic if encoder is None else nn.ModuleList([self.critic, encoder])
+        slow = config.actor_rate or config.learning_rate
         self.optimizers = {
-            "actor": adam(self.actor, config.learning_rate),
+            "actor": adam(self.actor, slow),
             "critic": adam(observing, config.learning_rate),
             "value": adam(self.value, config.learning_rate),
-            "temperature": torch.optim.Adam([self.log_temperature], config.learning_rate),
+            "temperature": torch.optim.Adam([self.log_temperature], slow),
         }
 
     updates: Tensor

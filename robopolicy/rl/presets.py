@@ -53,6 +53,8 @@ class ActorCriticConfig:
     constraint_weight: float = 0.0
     constraint_actions: int = 10
     learning_rate: float = 3e-4
+    actor_rate: float | None = None
+    """The actor's and the temperature's own; a slower actor leaves the critics time to follow it."""
     tau: float = 0.005
     batch_size: int = 256
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -74,8 +76,11 @@ class ActorCriticConfig:
             raise ConfigError(
                 f"objective={self.objective} weighs by advantage, which needs bootstrap=expectile."
             )
-        if self.initial_temperature <= 0 or self.learning_rate <= 0:
-            raise ConfigError("actor_critic needs initial_temperature > 0 and learning_rate > 0.")
+        rates = (self.learning_rate, self.learning_rate if self.actor_rate is None else self.actor_rate)
+        if self.initial_temperature <= 0 or min(rates) <= 0:
+            raise ConfigError(
+                "actor_critic needs initial_temperature > 0, learning_rate > 0 and actor_rate > 0 (or none)."
+            )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -219,6 +219,17 @@ def test_every_preset_finds_the_best_action(preset: str, precision: str) -> None
     assert float(miss) < 0.35 * float(-test.reward.mean())
 
 
+def test_the_actor_may_be_slower_than_its_critics() -> None:
+    moved = []
+    for learner in (make("sac"), make("sac", actor_rate=3e-6)):
+        before = learner.actor.layers[0].weight.clone(), learner.critic.layers[0].weight.clone()
+        learner.update(batch(), stream())
+        after = learner.actor.layers[0].weight, learner.critic.layers[0].weight
+        moved.append([float((x - y).abs().max().detach()) for x, y in zip(before, after, strict=True)])
+    assert moved[1][0] == pytest.approx(0.01 * moved[0][0], rel=0.05)  # Adam's first step is its rate
+    assert moved[1][1] == moved[0][1]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_half_precision_learns_nearly_the_same_and_keeps_values_whole(preset: str) -> None:
     precise, coarse = make(preset), make(preset, precision="bfloat16")
@@ -243,6 +254,7 @@ def test_half_precision_learns_nearly_the_same_and_keeps_values_whole(preset: st
         ({"preset": "rlpd", "subset": 11}, "subset=11 of critics=10"),
         ({"objective": "awr"}, "bootstrap=expectile"),
         ({"tau": 0.0}, "0 < tau"),
+        ({"actor_rate": 0.0}, "actor_rate > 0"),
         ({"critic": 3}, "Unknown key 'critic'"),
     ],
 )
