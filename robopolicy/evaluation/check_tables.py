@@ -222,6 +222,36 @@ def _interval(values: Values) -> str:
     return f"{values['value']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
 
 
+def _composed(files: Files) -> str:
+    lines = []
+    for values in files.values():
+        for row in values["rows"]:
+            cells = [_success(row["success"]), str(row["routes"]), f"{row['entropy']:.2f}"]
+            lines.append([row["label"], *cells, str(row["evaluations"])])
+    return markdown(["Policy", "Success [95%]", "Routes", "Entropy", "Network calls"], lines)
+
+
+def _steered(files: Files) -> str:
+    """Success of each way to choose, and whether values rank the candidates of one state as returns do."""
+    lines = []
+    for name, values in files.items():
+        rank = (values.get("ranks") or {}).get("rank within states")
+        ways = values.get("steered") or {"-": {}}
+        for way, row in ways.items():
+            first = way == next(iter(ways))
+            lines.append(
+                [
+                    name.removeprefix("values_") if first else "",
+                    "-" if rank is None or not first else _interval(rank),
+                    way,
+                    _success(row["success"]) if row else "-",
+                    "" if first else _points(row["difference"]["interval"]),
+                ]
+            )
+    head = ["Task and critic", "Rank correlation within states [95%]", "Choosing", "Success [95%]"]
+    return markdown([*head, "Against the policy, points [95%]"], lines)
+
+
 def _worlds(files: Files) -> str:
     lines = []
     for name, values in files.items():
@@ -263,6 +293,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "robosuite": ("Compiled robosuite against its own step", _equality),
     "energy_signal": ("Energy as a signal", _signals),
     "itps": ("Human guidance on avoidance", _guidance),
+    "composition": ("Composition of two policies", _composed),
+    "values": ("Choosing by values", _steered),
     "world_speed": ("Speed of imagination", _imagined),
     "world": ("World models", _worlds),
 }

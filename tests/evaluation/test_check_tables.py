@@ -53,6 +53,26 @@ def test_signals_are_asked_three_questions(tmp_path: Path) -> None:
     assert "| failing, matched times | nobody failed |" in page
 
 
+def test_what_values_are_worth(tmp_path: Path) -> None:
+    rate, gap = {"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 0.13, "low": -0.01, "high": 0.27}
+    steered = {"policy": {"success": rate}, "greedy": {"success": rate, "difference": {"interval": gap}}}
+    values = {"ranks": {"rank within states": {"value": 0.3, "low": 0.1, "high": 0.5}}, "steered": steered}
+    (tmp_path / "values_push_iql.json").write_text(json.dumps(values))
+    (tmp_path / "values_can_iql.json").write_text(json.dumps({"ranks": None}))
+    page = check_sections(tmp_path)
+    assert "| push_iql | 0.30 [0.10, 0.50] | policy | 50.0% [40.0%, 60.0%] |  |" in page
+    assert "|  | - | greedy | 50.0% [40.0%, 60.0%] | +13.0 [-1.0, +27.0] |" in page
+    assert "| can_iql | - | - | - |  |" in page
+
+
+def test_compositions_have_a_line_each(tmp_path: Path) -> None:
+    row = {"success": {"value": 0.5, "low": 0.4, "high": 0.6}, "routes": 7, "entropy": 0.61}
+    (tmp_path / "composition_avoidance.json").write_text(
+        json.dumps({"rows": [{"label": "first", "evaluations": 10, **row}]})
+    )
+    assert "| first | 50.0% [40.0%, 60.0%] | 7 | 0.61 | 10 |" in check_sections(tmp_path)
+
+
 def test_what_has_no_table_is_named_all_the_same(tmp_path: Path) -> None:
     assert check_sections(tmp_path) == ""
     (tmp_path / "new.json").write_text("{}")
