@@ -252,6 +252,16 @@ def _steered(files: Files) -> str:
     return markdown([*head, "Against the policy, points [95%]"], lines)
 
 
+def _kept(files: Files) -> str:
+    head = ["Policy", *next(iter(files.values()))["success"]]
+    head = [f"within ±{name}" if name[0].isdigit() else name for name in head]
+    lines = [
+        [name.removeprefix("kept_noise_"), *map(_success, values["success"].values())]
+        for name, values in files.items()
+    ]
+    return markdown(head, lines)
+
+
 def _worlds(files: Files) -> str:
     lines = []
     for name, values in files.items():
@@ -290,6 +300,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "guard_fuzz": ("The guard under hostile commands", _fuzz),
     "guard_speed": ("Time of the guard", _speed),
     "transports": ("Ways to a robot that runs ROS 2, on the loopback", _transports),
+    "kept_noise": ("Success with one noise kept for an episode", _kept),
     "robosuite": ("Compiled robosuite against its own step", _equality),
     "energy_signal": ("Energy as a signal", _signals),
     "itps": ("Human guidance on avoidance", _guidance),

@@ -73,6 +73,14 @@ def test_compositions_have_a_line_each(tmp_path: Path) -> None:
     assert "| first | 50.0% [40.0%, 60.0%] | 7 | 0.61 | 10 |" in check_sections(tmp_path)
 
 
+def test_noise_that_stays_has_a_column_for_each_bound(tmp_path: Path) -> None:
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    (tmp_path / "kept_noise_can.json").write_text(json.dumps({"success": {"fresh": rate, "0.5": rate}}))
+    page = check_sections(tmp_path)
+    assert "| Policy | fresh | within ±0.5 |" in page
+    assert "| can | 50.0% [40.0%, 60.0%] | 50.0% [40.0%, 60.0%] |" in page
+
+
 def test_what_has_no_table_is_named_all_the_same(tmp_path: Path) -> None:
     assert check_sections(tmp_path) == ""
     (tmp_path / "new.json").write_text("{}")
