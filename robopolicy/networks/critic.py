@@ -69,6 +69,11 @@ class CriticEnsemble(nn.Module):
             inputs = width
         self.layers = nn.Sequential(*layers, EnsembleLinear(members, inputs, 1))
 
+    @torch.no_grad()
+    def begin_at(self, value: float) -> None:
+        """Make every value about this."""
+        self.layers[-1].bias.fill_(value)  # type: ignore[operator,union-attr]
+
     def forward(self, *parts: Tensor) -> Tensor:
         """State `[B, Ds]` and action `[B, Da]` to `[E, B]`."""
         return _last_in_float32(self.layers, torch.cat(parts, -1)).squeeze(-1)

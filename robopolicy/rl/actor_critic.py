@@ -67,6 +67,8 @@ class ActorCritic(nn.Module):
         encoder: makes the states of a batch, and is trained with the critics alone (as in DrQ).
         value_range: what a return can be. Targets stay within (as in HER, Andrychowicz et al. 2017), or what
             the actor finds to be overestimated feeds on itself. Targets that count entropy are not returns.
+            Critics begin at the least: where nothing ever succeeds a value comes down from 0 by one reward a
+            target, over 1 / ((1 - discount) tau) updates, and all the while the actor is drawn there.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class ActorCritic(nn.Module):
                 config.critics, state_size + action_size, config.hidden, layer_norm=config.layer_norm
             )
             self.value = CriticEnsemble(1, state_size, config.hidden, layer_norm=config.layer_norm)
+        if math.isfinite(self.value_range[0]):
+            self.critic.begin_at(self.value_range[0])
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.slow_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(config.initial_temperature).log())

@@ -13,6 +13,7 @@ half from N(0, I) truncated to +-b, half from the actor itself. The noise is w =
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,6 +196,8 @@ class DSRL(NoiseRefiner):
             self.action_critic = CriticEnsemble(
                 learner.critics, size, learner.hidden, layer_norm=learner.layer_norm
             ).to(policy.device)
+        if math.isfinite(self.learner.value_range[0]):
+            self.action_critic.begin_at(self.learner.value_range[0])
         self.slow_action_critic = copy.deepcopy(self.action_critic).requires_grad_(False)
         self.action_optimizer = adam(self.action_critic, learner.learning_rate)
         if (rows := self.demonstrated()) is not None:

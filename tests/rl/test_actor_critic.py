@@ -86,11 +86,32 @@ def test_targets_stay_within_what_a_return_can_be() -> None:
     free, bound = (
         ActorCritic(config, 3, 2, seed=0, value_range=r) for r in ((-math.inf, math.inf), (-0.5, 0.0))
     )
+    free.slow_critic.begin_at(-0.5)
     unbound = free.targets(batch(), stream())
     assert unbound.min() < -0.5 < 0 < unbound.max()
     torch.testing.assert_close(bound.targets(batch(), stream()), unbound.clamp(-0.5, 0.0))
     soft = ActorCritic(learner_config({"preset": "sac", **SMALL}), 3, 2, seed=0, value_range=(-0.5, 0.0))
     assert soft.targets(batch(), stream()).max() > 0  # what counts entropy is not a return
+
+
+def test_hopeless_states_are_known_to_be_hopeless_early() -> None:
+    # From state 0 nothing succeeds: every step costs 0.1 for ever, 10 in all. From state 1 the next step succeeds.
+    where = torch.arange(64) % 2
+    state = torch.nn.functional.one_hot(where, 3).float()
+    hopeless = replace(
+        batch(), state=state, next_state=state, reward=torch.full((64,), -0.1), discount=0.99 * (where == 0)
+    )
+    values = {}
+    for name, bounds in (("free", (-math.inf, math.inf)), ("bounded", (-10.0, 0.0))):
+        quick = {"entropy_backup": False, "layer_norm": True, "learning_rate": 3e-3}
+        config = learner_config({"preset": "sac", **SMALL, **quick})
+        learner = ActorCritic(config, 3, 2, seed=0, value_range=bounds)
+        for update in range(600):
+            learner.update(hopeless, stream(update))
+        values[name] = learner.critic(state[:2], hopeless.action[:2]).mean(0).tolist()
+    assert values["free"][0] > -2  # as if it were nearly done
+    assert values["bounded"][0] < -9
+    assert values["bounded"][1] > -1
 
 
 @pytest.mark.parametrize(
