@@ -72,7 +72,7 @@ class CriticEnsemble(nn.Module):
     @torch.no_grad()
     def begin_at(self, value: float) -> None:
         """Make every value about this."""
-        self.layers[-1].bias.fill_(value)  # type: ignore[operator,union-attr]
+        self.layers[-1].bias.fill_(value)  # type: ignore[operator]
 
     def forward(self, *parts: Tensor) -> Tensor:
         """State `[B, Ds]` and action `[B, Da]` to `[E, B]`."""

@@ -95,7 +95,7 @@ def test_targets_stay_within_what_a_return_can_be() -> None:
 
 
 def test_hopeless_states_are_known_to_be_hopeless_early() -> None:
-    # From state 0 nothing succeeds: every step costs 0.1 for ever, 10 in all. From state 1 the next step succeeds.
+    # From state 0 nothing succeeds, so that it costs 10 in all; from state 1 the next step succeeds.
     where = torch.arange(64) % 2
     state = torch.nn.functional.one_hot(where, 3).float()
     hopeless = replace(
