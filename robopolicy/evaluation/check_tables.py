@@ -262,6 +262,23 @@ def _kept(files: Files) -> str:
     return markdown(head, lines)
 
 
+def _runs(files: Files) -> str:
+    """Of each run what few others do, and its curve."""
+    lines = []
+    for values in files.values():
+        rows = values["rows"]
+        for row in rows:
+            own = [
+                f"{key.removeprefix('method.')}={value}"
+                for key, value in row["settings"].items()
+                if sum(other["settings"].get(key) == value for other in rows) <= len(rows) / 2
+            ]
+            curve = zip(row["steps"], row["success"], strict=True)
+            rates = ", ".join(f"{step / 1000:.0f}k: {100 * rate:.0f}" for step, rate in curve)
+            lines.append([values["task"], ", ".join(own) or "-", rates, str(row["episodes"])])
+    return markdown(["Task", "Settings that few of the runs have", "Success, %, by step", "Episodes"], lines)
+
+
 def _worlds(files: Files) -> str:
     lines = []
     for name, values in files.items():
@@ -300,6 +317,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "guard_fuzz": ("The guard under hostile commands", _fuzz),
     "guard_speed": ("Time of the guard", _speed),
     "transports": ("Ways to a robot that runs ROS 2, on the loopback", _transports),
+    "runs": ("What was tried, on selection seeds", _runs),
     "kept_noise": ("Success with one noise kept for an episode", _kept),
     "robosuite": ("Compiled robosuite against its own step", _equality),
     "energy_signal": ("Energy as a signal", _signals),

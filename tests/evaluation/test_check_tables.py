@@ -81,6 +81,18 @@ def test_noise_that_stays_has_a_column_for_each_bound(tmp_path: Path) -> None:
     assert "| can | 50.0% [40.0%, 60.0%] | 50.0% [40.0%, 60.0%] |" in page
 
 
+def test_runs_are_told_by_what_few_others_do(tmp_path: Path) -> None:
+    def row(bound: float) -> dict[str, object]:
+        settings = {"method.bound": bound, "method.gamma": 0.99}
+        return {"settings": settings, "steps": [0, 20_046], "success": [0.62, 0.7], "episodes": 50}
+
+    values = {"task": "can", "rows": [row(1.5), row(1.5), row(0.5)]}
+    (tmp_path / "runs_dsrl_can.json").write_text(json.dumps(values))
+    page = check_sections(tmp_path)
+    assert "| can | bound=0.5 | 0k: 62, 20k: 70 | 50 |" in page
+    assert page.count("| can | - | 0k: 62, 20k: 70 | 50 |") == 2
+
+
 def test_what_has_no_table_is_named_all_the_same(tmp_path: Path) -> None:
     assert check_sections(tmp_path) == ""
     (tmp_path / "new.json").write_text("{}")
