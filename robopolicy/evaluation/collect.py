@@ -1,7 +1,8 @@
-"""Episodes into a store: successes of a task's scripted expert, or whatever a policy does.
+"""Episodes into a store: successes of a task's scripted expert, or whatever another actor does.
 
-Of the expert's failures only the number is kept. A policy's are what a value learns from, so they stay, and
-every step is labelled in two further columns, "reward" and "success".
+Of the expert's failures only the number is kept. A policy's are what a value learns from, and random episodes
+what a world model learns from, so they stay, and every step is labelled in two further columns, "reward" and
+"success".
 """
 
 from __future__ import annotations
@@ -10,25 +11,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.rollout import Actor, Episode, ExpertActor, PolicyActor, run_episodes
+from robopolicy.rollout import Actor, Episode, ExpertActor, run_episodes
 from robopolicy.seeding import BLOCKS, block_of, episode_seeds
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
-if TYPE_CHECKING:
-    from robopolicy.policies.policy import Policy
-
-__all__ = ["CHUNK", "LABELS", "POLICY_OFFSET", "Collection", "collect"]
+__all__ = ["BASELINE_OFFSET", "CHUNK", "LABELS", "POLICY_OFFSET", "Collection", "collect"]
 
 CHUNK = 16
 POLICY_OFFSET = 500_000
 """Where policies begin in the block of collection seeds: not at the starts they were taught."""
+BASELINE_OFFSET = 900_000
+"""Where actors that learned nothing begin."""
 LABELS: dict[str, tuple[int, ...]] = {"reward": (), "success": ()}
 
 
@@ -67,10 +66,10 @@ def collect(
     offset: int = 0,
     max_attempts: float = 3.0,
     progress: bool = True,
-    policy: Policy | None = None,
+    actor: Actor | None = None,
     origin: str = "",
 ) -> Collection:
-    """Fill a store with `episodes` successful episodes of the task's expert, or all episodes of a policy.
+    """Fill a store with `episodes` successful episodes of the task's expert, or all of another actor's.
 
     Seeds of the "collect" block are tried in order from `offset` on, and committed in that order, so the
     store is the same for any number of workers, and the expert's for any number of lanes. An existing store
@@ -78,8 +77,8 @@ def collect(
 
     Args:
         max_attempts: give up after this many attempts for every episode still wanted.
-        policy: acts instead of the expert.
-        origin: its checkpoint, recorded in the store.
+        actor: acts instead of the expert.
+        origin: its checkpoint or its name, recorded in the store.
 
     Raises:
         DataError: the store is of another task or checkpoint or began at other seeds, or the expert fails
@@ -96,19 +95,19 @@ def collect(
     missing = episodes - (len(store) if store is not None else 0)
     if missing > 0:
         seeds = episode_seeds("collect", _limit(missing, max_attempts), begin - BLOCKS["collect"])
-        actor: Actor = ExpertActor(CHUNK) if policy is None else PolicyActor(policy)
-        envs = LaneVectorEnv(task, min(lanes, missing), workers=workers, chunk=actor.action_horizon)
+        acting: Actor = ExpertActor(CHUNK) if actor is None else actor
+        envs = LaneVectorEnv(task, min(lanes, missing), workers=workers, chunk=acting.action_horizon)
         try:
             if store is None:
                 store = EpisodeStore.create(
                     path, envs.robot_spec, task=task.to_dict(), overwrite=True,
-                    extra=None if policy is None else LABELS,
+                    extra=None if actor is None else LABELS,
                     origin={"checkpoint": origin} if origin else None,
                 )  # fmt: skip
             envs.robot_spec.require(store.spec, f"store {path}")
             with tqdm(total=episodes, initial=len(store), unit="ep", disable=not progress) as bar:
                 bar.set_description(f"collect {task.name}")
-                for episode in _kept(envs, actor, seeds, missing, failures=policy is not None):
+                for episode in _kept(envs, acting, seeds, missing, failures=actor is not None):
                     arrays = {key: value for key, value in episode.data.items() if key in store.keys}
                     arrays |= {key: arrays[key].astype("float64") for key in store.extra}
                     store.append(

@@ -11,6 +11,7 @@ from robopolicy.evaluation.collect import POLICY_OFFSET, collect
 from robopolicy.learning.checkpoint import load
 from robopolicy.rl.refine import RefineConfig
 from robopolicy.rl.refine import prepare as prepare_refinement
+from robopolicy.rollout import PolicyActor
 from robopolicy.world.train import TrainWorldConfig
 from robopolicy.world.train import prepare as prepare_world
 
@@ -80,7 +81,7 @@ def improve(
         assert task is not None
         collect(
             task, home / "episodes.zarr", episodes=config.each, offset=OFFSET + number * config.each,
-            workers=refine.workers, progress=progress, policy=policy, origin=str(run / "best"),
+            workers=refine.workers, progress=progress, actor=PolicyActor(policy), origin=str(run / "best"),
         )  # fmt: skip
         data.append(str(home / "episodes.zarr"))
     return run

@@ -8,8 +8,9 @@ import pytest
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.collect import POLICY_OFFSET, collect
+from robopolicy.evaluation.run import CollectConfig, recorded
 from robopolicy.learning.checkpoint import save_checkpoint
-from robopolicy.rollout import ReplayActor, run_episodes
+from robopolicy.rollout import PolicyActor, ReplayActor, run_episodes
 from robopolicy.seeding import block_of
 from robopolicy.vector import LaneVectorEnv
 from tests.commands import run
@@ -124,8 +125,8 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
 def test_a_policy_is_recorded_with_its_failures_and_every_step_is_labelled(tmp_path: Path) -> None:
     policy = astray(bias=0.1, spread=0.6)
     result = collect(
-        ASTRAY, tmp_path / "a.zarr", episodes=30, lanes=10, workers=0, offset=POLICY_OFFSET, policy=policy,
-        origin="some/run", progress=False,
+        ASTRAY, tmp_path / "a.zarr", episodes=30, lanes=10, workers=0, offset=POLICY_OFFSET,
+        actor=PolicyActor(policy), origin="some/run", progress=False,
     )  # fmt: skip
     store = EpisodeStore.open(tmp_path / "a.zarr")
     assert store.seeds.tolist() == list(range(POLICY_OFFSET, POLICY_OFFSET + 30))
@@ -143,7 +144,8 @@ def test_a_policy_is_recorded_with_its_failures_and_every_step_is_labelled(tmp_p
 def test_recording_a_policy_goes_on_and_never_mixes_two(tmp_path: Path) -> None:
     def record(name: str, episodes: int, origin: str = "one") -> EpisodeStore:
         collect(
-            ASTRAY, tmp_path / name, episodes=episodes, lanes=4, workers=0, policy=astray(), origin=origin,
+            ASTRAY, tmp_path / name, episodes=episodes, lanes=4, workers=0, actor=PolicyActor(astray()),
+            origin=origin,
             progress=False,
         )  # fmt: skip
         return EpisodeStore.open(tmp_path / name)
@@ -170,3 +172,24 @@ def test_the_command_records_a_checkpoint_on_its_own_task(tmp_path: Path) -> Non
     store = EpisodeStore.open(tmp_path / "a.zarr")
     assert store.seeds.tolist() == [500_000, 500_001, 500_002]
     assert store.task == ASTRAY.to_dict()
+
+
+def test_random_episodes_are_recorded_whole_with_their_labels(tmp_path: Path) -> None:
+    config = CollectConfig(task=TASK.to_dict(), policy={"name": "random"}, episodes=4)
+    who = recorded(config)
+    assert (who.suffix, who.offset) == ("_random", 900_000)
+    collect(
+        who.task, tmp_path / "a.zarr", episodes=4, workers=0, offset=who.offset, actor=who.actor,
+        origin=who.origin, progress=False,
+    )  # fmt: skip
+    store = EpisodeStore.open(tmp_path / "a.zarr")
+    assert store.seeds.tolist() == [900_000, 900_001, 900_002, 900_003]
+    assert store.origin == {"checkpoint": "random"}
+    assert {"reward", "success"} <= set(store.extra)
+    assert np.ptp(store.episode(0)["action"]) > 0.5
+    with pytest.raises(ConfigError, match=r"either checkpoint=.* or policy=random, not both"):
+        CollectConfig(checkpoint="outputs/x", policy={"name": "random"})
+    with pytest.raises(ConfigError, match=r"Unknown policy to record 'diffusion'.*checkpoint=outputs"):
+        CollectConfig(policy={"name": "diffusion"})
+    with pytest.raises(ConfigError, match="Give task="):
+        recorded(CollectConfig(policy={"name": "random"}))

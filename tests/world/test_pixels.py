@@ -11,6 +11,7 @@ import torch
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.errors import ConfigError
 from robopolicy.evaluation.baselines import RandomActor
+from robopolicy.evaluation.collect import collect
 from robopolicy.learning.log import read_metrics
 from robopolicy.learning.trainer import Trainer
 from robopolicy.registry import parse
@@ -18,7 +19,6 @@ from robopolicy.rollout import ExpertActor
 from robopolicy.spec import Spec
 from robopolicy.world.imagined import ImaginedVectorEnv
 from robopolicy.world.pixels import PixelWorld, PixelWorldConfig
-from robopolicy.world.record import record
 from robopolicy.world.starts import Starts
 from robopolicy.world.train import TrainWorldConfig, prepare
 from robopolicy.world.world import load_world
@@ -84,9 +84,9 @@ def test_what_it_cannot_predict_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore:No rule of success")
 def test_it_trains_and_imagines_a_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_validate", lambda self: 0.0)  # of 2048 pictures: for a GPU
-    record(TASK, tmp_path / "expert.zarr", ExpertActor(4), episodes=6, progress=False)
+    collect(TASK, tmp_path / "expert.zarr", actor=ExpertActor(4), episodes=6, workers=0, progress=False)
     random = RandomActor(toy_spec().action, 4)
-    record(TASK, tmp_path / "random.zarr", random, episodes=4, progress=False)
+    collect(TASK, tmp_path / "random.zarr", actor=random, episodes=4, workers=0, progress=False)
     config = {
         "world": {"name": "pixels", **SMALL},
         "trainer": {"steps": 12, "batch_size": 4, "learning_rate": 1e-3, "warmup": 2, "log_every": 4},

@@ -7,10 +7,10 @@ from typing import Any
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.evaluation.baselines import RandomActor
+from robopolicy.evaluation.collect import collect
 from robopolicy.registry import parse
 from robopolicy.rollout import Actor, ExpertActor
 from robopolicy.task import Task
-from robopolicy.world.record import record
 from robopolicy.world.train import TrainWorldConfig, WorldTraining, prepare
 from tests.rl.toy_policy import HARD
 from tests.toy_env import toy_spec, toy_task
@@ -24,7 +24,8 @@ def recorded(
     path: Path, actor: Actor | None = None, *, episodes: int = 40, task: Task = TASK
 ) -> EpisodeStore:
     """Episodes of the noisy expert, or of another actor."""
-    return record(task, path, actor or ExpertActor(4), episodes=episodes, lanes=20, progress=False)
+    collect(task, path, actor=actor or ExpertActor(4), episodes=episodes, lanes=20, workers=0, progress=False)
+    return EpisodeStore.open(path)
 
 
 def random_actor() -> RandomActor:
