@@ -13,7 +13,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
 
 from robopolicy.evaluation.statistics import Interval
 
@@ -47,12 +47,12 @@ STYLE: Any = {
 
 
 def training_curve(
-    metrics: str | Path, path: str | Path, *, final: tuple[int, Interval] | None = None
+    metrics: str | Path, path: str | Path, *, final: tuple[str, int, Interval] | None = None
 ) -> None:
     """Loss, and success with its interval where it was measured, from a run's ``metrics.csv``.
 
     Args:
-        final: (step, success rate) of the final evaluation on report seeds.
+        final: (name, step, success rate) of an evaluation.
     """
     series = read_series(metrics)
     evaluated = "success" in series or final is not None
@@ -74,18 +74,18 @@ def training_curve(
                 low, high = series["success_low"][1], series["success_high"][1]
                 axes[1].fill_between(steps, low, high, color=GREEN, alpha=0.18, linewidth=0)
         if final is not None:
-            _point(axes[1], final[0], final[1], BLUE, "report seeds")
+            _point(axes[1], final[1], final[2], BLUE, final[0])
         axes[1].set(ylabel="success rate", xlabel="step", ylim=(-0.02, 1.04))
         axes[1].legend(loc="lower right")
 
 
 def refinement_curve(
-    metrics: str | Path, path: str | Path, *, final: tuple[int, Interval] | None = None
+    metrics: str | Path, path: str | Path, *, final: tuple[str, int, Interval] | None = None
 ) -> None:
     """Success on selection seeds against environment steps; the base as a line, the warm-up shaded.
 
     Args:
-        final: (step, success rate) of the final evaluation on report seeds.
+        final: (name, step, success rate) of an evaluation.
     """
     series = read_series(metrics)
     steps, rates = series["success"]
@@ -101,8 +101,9 @@ def refinement_curve(
         if "practice_success" in series:
             axis.plot(*series["practice_success"], color=BLUE, linewidth=1, alpha=0.6, label="practice")
         if final is not None:
-            _point(axis, final[0], final[1], BLUE, "report seeds")
+            _point(axis, final[1], final[2], BLUE, final[0])
         axis.set(ylabel="success rate", xlabel="environment steps", ylim=(-0.02, 1.04))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.legend(loc="lower right")
 
 
@@ -116,6 +117,7 @@ def refinement_curves(
             for index, (steps, rates) in enumerate(seeds):
                 axis.plot(steps, rates, color=colour, linewidth=1.2, label=None if index else name)
         axis.set(ylabel="success rate, selection seeds", xlabel="environment steps", ylim=(-0.02, 1.04))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.legend(loc="lower right")
 
 

@@ -236,7 +236,8 @@ def run_evaluation(
     if log is not None and log.is_file():
         step = policy.provenance.step if policy is not None else 0
         curve = refinement_curve if (log.parent / "refine.png").is_file() else training_curve
-        curve(log, directory / "training.png", final=(step, evaluation.success))
+        name = "report seeds" if evaluation.block == "report" else "this evaluation"
+        curve(log, directory / "training.png", final=(name, step, evaluation.success))
         plots = {"Training, and success": directory / "training.png", **plots}
     write_report(
         directory / "report.html", title=title or f"{task.name}: {config.name}", evaluation=evaluation,

@@ -55,7 +55,7 @@ def test_the_report_is_whole_and_self_contained(tmp_path: Path, metrics: Path) -
     task = toy_task(noise=0.3, lazy=0.3)
     evaluation = evaluate(ExpertActor(8), task, episodes=12, workers=0, progress=False)
     record_episodes(ExpertActor(8), task, [evaluation.rows[0].seed], tmp_path / "v.mp4", size=64)
-    training_curve(metrics, tmp_path / "t.png", final=(300, evaluation.success))
+    training_curve(metrics, tmp_path / "t.png", final=("report seeds", 300, evaluation.success))
     write_report(
         tmp_path / "report.html", title="Toy <b>& co</b>", evaluation=evaluation, video=tmp_path / "v.mp4",
         plots={"Training": tmp_path / "t.png"}, config={"trainer": {"steps": 7}}, stages={"train": 12.0},
