@@ -9,6 +9,7 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.evaluation.collect import collect
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import parse
+from robopolicy.rollout import PolicyActor
 from robopolicy.values.train import TrainValueConfig, ValueTrainer, prepare
 from tests.rl.toy_base import TASK, astray
 
@@ -23,9 +24,8 @@ def wanderer(**changes: Any) -> Policy:
 
 def mixed(path: Path, episodes: int = 80) -> EpisodeStore:
     """What it does, successes and failures."""
-    collect(
-        TASK, path, episodes=episodes, lanes=20, workers=0, progress=False, policy=wanderer(), origin="toy"
-    )
+    actor = PolicyActor(wanderer())
+    collect(TASK, path, episodes=episodes, lanes=20, workers=0, progress=False, actor=actor, origin="toy")
     return EpisodeStore.open(path)
 
 
