@@ -14,6 +14,7 @@ from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
 from robopolicy.learning.checkpoint import save_checkpoint
+from robopolicy.learning.device import onednn_products, onednn_suits
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer
 from robopolicy.policies.denoising import DenoisingPolicy
@@ -25,6 +26,7 @@ __all__ = [
     "ACTION_HORIZON",
     "BATCH",
     "BATCHES",
+    "BY_MKL",
     "MOST",
     "OBS_HORIZON",
     "PRECISIONS",
@@ -45,6 +47,7 @@ __all__ = [
 BATCH = 256
 OBS_HORIZON, PRED_HORIZON, ACTION_HORIZON = 2, 16, 8
 PRECISIONS = ("float32", "bfloat16")
+BY_MKL = "float32 by MKL"
 SAMPLERS = (("ddim", 1), ("ddim", 3), ("dpm", 5), ("ddim", 10), ("ddim", 16), ("ddpm", 100))
 BATCHES = (1, 10, 256)
 MOST = 16 * 256
@@ -82,21 +85,29 @@ def lift_sizes() -> Spec:
 
 def trainer(network: str, precision: str, data: Path, directory: Path, device: str) -> Trainer:
     """A trainer of the default configuration."""
-    overrides = [f"network={network}", f"policy.precision={precision}", f"data={data}", f"device={device}"]
-    overrides += [f"out={directory}/{network}-{precision}", "validation=0", f"trainer.batch_size={BATCH}"]
+    form = precision.removesuffix(" by MKL")
+    overrides = [f"network={network}", f"policy.precision={form}", f"data={data}", f"device={device}"]
+    overrides += [
+        f"out={directory}/{network}-{precision.replace(' ', '-')}",
+        "validation=0",
+        f"trainer.batch_size={BATCH}",
+    ]
     return prepare(parse(TrainConfig, compose("train", overrides), "train"), progress=False)
 
 
 def training(
     networks: Sequence[str], data: Path, directory: Path, *, device: str, seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Samples a second of the training step, and how it divides."""
+    """Samples a second of the training step, and how it divides; where products are oneDNN's (see
+    `onednn_suits`), by MKL's beside them.
+    """
+    precisions = [*PRECISIONS, *([BY_MKL] if device == "cpu" and onednn_suits() else [])]
     trainers = {
         (network, precision): trainer(network, precision, data, directory, device)
         for network in networks
-        for precision in PRECISIONS
+        for precision in precisions
     }
-    steps = {" ".join(key): _step(found) for key, found in trainers.items()}
+    steps = {" ".join(key): _step(found, by_mkl=key[1] == BY_MKL) for key, found in trainers.items()}
     times = interleave(steps, seconds=seconds, rounds=rounds, calls=2)
     rows = []
     for (network, precision), found in trainers.items():
@@ -260,11 +271,15 @@ class SampleLoop:
         return {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in self.data}
 
 
-def _step(trainer: Trainer) -> Callable[[], None]:
+def _step(trainer: Trainer, *, by_mkl: bool = False) -> Callable[[], None]:
     def step() -> None:
+        if by_mkl:
+            onednn_products(False)
         trainer._update()
         trainer.step += 1
         _finish(trainer)
+        if by_mkl:
+            onednn_products(True)
 
     trainer.policy.train()
     return step

@@ -16,7 +16,7 @@ from robopolicy.benchmark.learning import lift_sizes
 from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.env import Observation, RobotEnv
-from robopolicy.learning.train import choose_device
+from robopolicy.learning.device import choose_device
 from robopolicy.policies.diffusion import DiffusionConfig, DiffusionPolicy
 from robopolicy.registry import register
 from robopolicy.rl.dppo import DPPO, DPPOConfig

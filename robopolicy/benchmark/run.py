@@ -24,7 +24,7 @@ from robopolicy.errors import ConfigError, DataError, unknown
 from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.results import CHECKS
 from robopolicy.learning.checkpoint import load
-from robopolicy.learning.train import choose_device
+from robopolicy.learning.device import choose_device
 from robopolicy.registry import plain
 from robopolicy.task import Task
 

@@ -70,7 +70,7 @@ def run_study(config: EnergyStudyConfig) -> tuple[Path, dict[str, Any]]:
     """
     from robopolicy.data.windows import Windows
     from robopolicy.learning.checkpoint import load
-    from robopolicy.learning.train import choose_device
+    from robopolicy.learning.device import choose_device
     from robopolicy.policies.denoising import DenoisingPolicy
 
     device = choose_device(config.device)

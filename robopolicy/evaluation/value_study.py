@@ -75,7 +75,7 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
         DataError: report seeds were used for training either of the two.
     """
     from robopolicy.learning.checkpoint import load
-    from robopolicy.learning.train import choose_device
+    from robopolicy.learning.device import choose_device
     from robopolicy.policies.actor_critic import load_value
     from robopolicy.steering.judge import Judge
     from robopolicy.steering.value_guided import ValueGuided

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows, split_episodes
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.learning.checkpoint import check_tensors, find_checkpoint, read_tensors
+from robopolicy.learning.device import choose_device
 from robopolicy.learning.run import open_run
 from robopolicy.learning.trainer import Trainer, TrainerConfig
 from robopolicy.model import Provenance
@@ -33,7 +33,6 @@ __all__ = [
     "TrainConfig",
     "all_windows",
     "cache_features",
-    "choose_device",
     "choose_observations",
     "load_cameras",
     "prepare",
@@ -243,22 +242,6 @@ def cache_features(policy: Policy, windows: Windows) -> None:
 
     for key in encoder.images:
         windows.replace_rows(key, functools.partial(features, key))
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one, under torchrun each process's own."""
-    if name == "auto":
-        own = os.environ.get("LOCAL_RANK")
-        return torch.device(
-            ("cuda" if own is None else f"cuda:{own}") if torch.cuda.is_available() else "cpu"
-        )
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name!r} is not a device: use auto, cpu, cuda or cuda:<index>.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device={name}: torch finds {torch.cuda.device_count()} CUDA devices here.")
-    return device
 
 
 def _horizons(policy: Mapping[str, Any]) -> dict[str, int]:

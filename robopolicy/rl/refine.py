@@ -14,8 +14,8 @@ import torch
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.learning import checkpoint as ckpt
+from robopolicy.learning.device import choose_device
 from robopolicy.learning.run import open_run
-from robopolicy.learning.train import choose_device
 from robopolicy.model import Model
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import build, config_class, get, parse, plain

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robopolicy.errors import ConfigError
-from robopolicy.learning.train import choose_device
+from robopolicy.learning.device import choose_device
 from robopolicy.serving.policy import MAX_CHUNKS, ServedPolicy
 from robopolicy.serving.server import ServerConfig, serve_forever
 from robopolicy.steering.steer import load_acting

@@ -21,11 +21,12 @@ from robopolicy.data.windows import Batch
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.evaluation.ranking import spearman
 from robopolicy.learning import checkpoint as ckpt
+from robopolicy.learning.device import choose_device
 from robopolicy.learning.interrupt import interrupt_held, saved_when_interrupted
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import refuse_broken
 from robopolicy.learning.run import open_run
-from robopolicy.learning.train import all_windows, choose_device, choose_observations
+from robopolicy.learning.train import all_windows, choose_observations
 from robopolicy.policies.actor_critic import ActorCriticPolicy, ActorCriticPolicyConfig
 from robopolicy.policies.policy import Provenance, evaluating
 from robopolicy.registry import parse, plain

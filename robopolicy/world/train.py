@@ -16,8 +16,9 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import split_episodes
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.learning.checkpoint import save_checkpoint
+from robopolicy.learning.device import choose_device
 from robopolicy.learning.run import open_run
-from robopolicy.learning.train import choose_device, choose_observations
+from robopolicy.learning.train import choose_observations
 from robopolicy.learning.trainer import Trainer, TrainerConfig
 from robopolicy.model import Provenance
 from robopolicy.registry import build, plain

@@ -1,0 +1,82 @@
+"""Where networks run, and how a CPU multiplies their matrices."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robopolicy.errors import ConfigError
+
+__all__ = ["choose_device", "onednn_products", "onednn_suits"]
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one, under torchrun each process's own.
+
+    On CPUs that multiply faster by oneDNN (see `onednn_suits`) products are oneDNN's from now on.
+    """
+    if name == "auto":
+        own = os.environ.get("LOCAL_RANK")
+        device = torch.device(
+            ("cuda" if own is None else f"cuda:{own}") if torch.cuda.is_available() else "cpu"
+        )
+    else:
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"device={name!r} is not a device: use auto, cpu, cuda or cuda:<index>."
+            ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={name}: torch finds {torch.cuda.device_count()} CUDA devices here.")
+    if device.type == "cpu" and onednn_suits():
+        onednn_products(True)
+    return device
+
+
+def onednn_products(wanted: bool) -> None:
+    """Float32 products of matrices on the CPU by oneDNN, or (torch's default) by MKL.
+
+    torch asks oneDNN for them only where bfloat16 would be permitted; hence the name of its setting.
+    """
+    _matmul().fp32_precision = "bf16" if wanted else "ieee"
+
+
+@functools.cache
+def onednn_suits() -> bool:
+    """Whether oneDNN's float32 products are the faster ones here, and as exact as MKL's.
+
+    MKL leaves AVX-512 unused on AMD's CPUs, where oneDNN takes half its time; of the permission to round to
+    bfloat16 oneDNN makes use on CPUs with AMX alone. The exactness is measured, not believed.
+    """
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].split()
+    except OSError:
+        return False
+    if not hasattr(_matmul(), "fp32_precision") or not torch.backends.mkldnn.is_available():
+        return False
+    return "AuthenticAMD" in words and "avx512f" in words and "amx_bf16" not in words and _exact()
+
+
+def _exact() -> bool:
+    """Whether products of every kind that a linear layer needs err as float32 does, not as bfloat16 does."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 128, 256, generator=generator, dtype=torch.float64) for _ in range(2))
+    before = _matmul().fp32_precision
+    try:
+        onednn_products(True)
+        pairs = [(a, b.mT), (a.mT, b), (a.mT.contiguous().mT, b.mT.contiguous())]
+        found = [(left.float() @ right.float(), left @ right) for left, right in pairs]
+        found += [(left[0].float() @ right[0].float(), left[0] @ right[0]) for left, right in pairs]
+        return all(bool(((got - wanted).abs() < 1e-3).all()) for got, wanted in found)
+    finally:
+        _matmul().fp32_precision = before
+
+
+def _matmul() -> Any:
+    """torch's settings of oneDNN's products; None where torch has none."""
+    return getattr(torch.backends.mkldnn, "matmul", None)
