@@ -14,8 +14,8 @@ from robopolicy.cli import command
 )
 def main(config: dict[str, Any]) -> None:
     """Serve the page until interrupted."""
+    from robopolicy.device import choose_device
     from robopolicy.learning.checkpoint import load
-    from robopolicy.learning.device import choose_device
     from robopolicy.registry import parse
     from robopolicy.steering.web import HOST, Session, WebConfig, serve
 

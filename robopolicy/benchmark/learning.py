@@ -13,8 +13,8 @@ from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
+from robopolicy.device import onednn_suits, products_of
 from robopolicy.learning.checkpoint import save_checkpoint
-from robopolicy.learning.device import onednn_products, onednn_suits
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer
 from robopolicy.policies.denoising import DenoisingPolicy
@@ -273,13 +273,10 @@ class SampleLoop:
 
 def _step(trainer: Trainer, *, by_mkl: bool = False) -> Callable[[], None]:
     def step() -> None:
-        if by_mkl:
-            onednn_products(False)
-        trainer._update()
+        with products_of(0 if by_mkl else trainer.config.batch_size):
+            trainer._update()
         trainer.step += 1
         _finish(trainer)
-        if by_mkl:
-            onednn_products(True)
 
     trainer.policy.train()
     return step

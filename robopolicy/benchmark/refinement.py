@@ -15,8 +15,8 @@ from torch import Tensor
 from robopolicy.benchmark.learning import lift_sizes
 from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.device import choose_device, products_of
 from robopolicy.env import Observation, RobotEnv
-from robopolicy.learning.device import choose_device
 from robopolicy.policies.diffusion import DiffusionConfig, DiffusionPolicy
 from robopolicy.registry import register
 from robopolicy.rl.dppo import DPPO, DPPOConfig
@@ -89,15 +89,16 @@ def refinement(*, device: str, seconds: float, rounds: int) -> list[dict[str, An
     for name, (network, config) in SIZES.items():
         ours, other = _refiner(network, config, device), _refiner(network, config, device)
         rollout, _ = ours.practise()
-        times = interleave(
-            {
-                "ours": functools.partial(ours.update, rollout),
-                "straightforward": functools.partial(Straightforward(other).update, rollout),
-                "network": functools.partial(_tuned_network, other, rollout),
-            },
-            seconds=seconds,
-            rounds=rounds,
-        )
+        with products_of(config.batch_size):
+            times = interleave(
+                {
+                    "ours": functools.partial(ours.update, rollout),
+                    "straightforward": functools.partial(Straightforward(other).update, rollout),
+                    "network": functools.partial(_tuned_network, other, rollout),
+                },
+                seconds=seconds,
+                rounds=rounds,
+            )
         found = {key: summary(values) for key, values in times.items()}
         rows.append(
             {

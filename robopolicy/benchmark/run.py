@@ -19,12 +19,12 @@ from robopolicy.benchmark.equality import check_equality
 from robopolicy.benchmark.page import write_page
 from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
+from robopolicy.device import choose_device
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, DataError, unknown
 from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.results import CHECKS
 from robopolicy.learning.checkpoint import load
-from robopolicy.learning.device import choose_device
 from robopolicy.registry import plain
 from robopolicy.task import Task
 

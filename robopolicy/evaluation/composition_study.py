@@ -117,8 +117,8 @@ def line_of(row: Mapping[str, Any]) -> str:
 
 
 def _parent(checkpoint: str, device: str) -> DenoisingPolicy:
+    from robopolicy.device import choose_device
     from robopolicy.learning.checkpoint import load
-    from robopolicy.learning.device import choose_device
     from robopolicy.policies.denoising import DenoisingPolicy
 
     policy = load(checkpoint, device=choose_device(device))

@@ -69,8 +69,8 @@ def run_study(config: EnergyStudyConfig) -> tuple[Path, dict[str, Any]]:
         MissingCapability: the policy has no energy.
     """
     from robopolicy.data.windows import Windows
+    from robopolicy.device import choose_device
     from robopolicy.learning.checkpoint import load
-    from robopolicy.learning.device import choose_device
     from robopolicy.policies.denoising import DenoisingPolicy
 
     device = choose_device(config.device)

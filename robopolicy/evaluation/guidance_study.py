@@ -138,8 +138,8 @@ def run_guidance_study(config: GuidanceStudyConfig) -> tuple[Path, dict[str, Any
     Raises:
         ConfigError: a checkpoint without a task, or trained on the seeds of the study.
     """
+    from robopolicy.device import choose_device
     from robopolicy.learning.checkpoint import load
-    from robopolicy.learning.device import choose_device
 
     policy = load(config.checkpoint, device=choose_device(config.device))
     task = policy.provenance.task

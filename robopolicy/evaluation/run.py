@@ -157,8 +157,8 @@ def recorded(config: CollectConfig) -> Recorded:
     """
     task = None if config.task is None else Task.from_dict(config.task)
     if config.checkpoint is not None:
+        from robopolicy.device import choose_device
         from robopolicy.learning.checkpoint import load
-        from robopolicy.learning.device import choose_device
 
         policy = load(config.checkpoint, device=choose_device(config.device))
         task = task or policy.provenance.task
@@ -289,7 +289,7 @@ def _evaluate(
 
 
 def _load(config: EvaluateConfig) -> Policy:
-    from robopolicy.learning.device import choose_device
+    from robopolicy.device import choose_device
     from robopolicy.steering.steer import load_acting
 
     assert config.checkpoint is not None

@@ -74,8 +74,8 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
         ConfigError: the checkpoint has no task.
         DataError: report seeds were used for training either of the two.
     """
+    from robopolicy.device import choose_device
     from robopolicy.learning.checkpoint import load
-    from robopolicy.learning.device import choose_device
     from robopolicy.policies.actor_critic import load_value
     from robopolicy.steering.judge import Judge
     from robopolicy.steering.value_guided import ValueGuided

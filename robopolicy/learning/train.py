@@ -14,9 +14,9 @@ from torch import Tensor
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows, split_episodes
+from robopolicy.device import choose_device
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.learning.checkpoint import check_tensors, find_checkpoint, read_tensors
-from robopolicy.learning.device import choose_device
 from robopolicy.learning.run import open_run
 from robopolicy.learning.trainer import Trainer, TrainerConfig
 from robopolicy.model import Provenance

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from robopolicy.data.windows import Batch
+from robopolicy.device import products_of
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.distributed import Ranks
@@ -155,7 +156,8 @@ class Trainer(Generic[M]):
             with saved_when_interrupted(self.save, lambda: f"step {self.step}"):
                 while self.step < config.steps:
                     with interrupt_held():  # a checkpoint between two updates is the only exact one
-                        loss, logs = self._update()
+                        with products_of(config.batch_size):
+                            loss, logs = self._update()
                         self.step += 1
                     for key, value in {"loss": loss, **logs}.items():
                         running[key] = running.get(key, torch.zeros((), device=value.device)) + value.detach()

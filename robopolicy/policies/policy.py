@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robopolicy.codecs import Codec
 from robopolicy.data.windows import check_horizons
+from robopolicy.device import products_of
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.model import Model, Provenance
 from robopolicy.networks.auxiliary import auxiliary_losses
@@ -179,7 +180,7 @@ class Policy(Model, abc.ABC):
             if done.shape != (batch, self.obs_horizon - 1, self.spec.action.size):
                 wanted = [batch, self.obs_horizon - 1, self.spec.action.size]
                 raise ConfigError(f"executed must be {wanted}, got {list(done.shape)}.")
-        with evaluating(self):
+        with evaluating(self), products_of(batch * n):
             made = self.generate(raw, Request(latent, generator, noise is not None, record, done))
         rows = {k: v.repeat_interleave(n, 0) for k, v in raw.items()} if n > 1 else raw
         results = {

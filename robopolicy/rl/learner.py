@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from robopolicy.device import products_of
 from robopolicy.errors import ConfigError
 from robopolicy.learning import checkpoint
 from robopolicy.policies.policy import evaluating
@@ -262,7 +263,8 @@ class Worker:
     def _learn(self, updates: int) -> None:
         begun = time.perf_counter()
         self.generator.manual_seed(derive(self.seed, f"update/{self.updates}"))
-        self.logs = averages(self.refiner.learn(updates, self.generator))
+        with products_of(self.refiner.learner.config.batch_size):
+            self.logs = averages(self.refiner.learn(updates, self.generator))
         self.updates += updates
         self.owed -= updates
         self.busy_s += time.perf_counter() - begun

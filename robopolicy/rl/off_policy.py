@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robopolicy.device import products_of
 from robopolicy.errors import ConfigError
 from robopolicy.policies.policy import Policy, evaluating
 from robopolicy.rl.actor_critic import ActorCritic, Transitions
@@ -122,7 +123,8 @@ class OffPolicy(Refiner):
             self.owed += self.settings.update_ratio * count
             if (updates := int(self.owed)) and len(self.replay):
                 self.owed -= updates
-                logs = averages(self.learn(updates, generator))
+                with products_of(self.learner.config.batch_size):
+                    logs = averages(self.learn(updates, generator))
         return {
             "seconds_sampling": acted - started + kept - stepped,
             "seconds_env": stepped - acted,

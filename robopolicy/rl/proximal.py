@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robopolicy.device import products_of
 from robopolicy.errors import ConfigError
 from robopolicy.learning.nan_guard import NotFiniteError
 from robopolicy.networks.value import StateValue
@@ -161,7 +162,8 @@ class Proximal(Refiner):
         """Practise `chunks` chunks in every lane, then update."""
         rollout, row = self.practise()
         started = time.perf_counter()
-        row |= self.update(rollout)
+        with products_of(self.settings.batch_size):
+            row |= self.update(rollout)
         self.iteration += 1
         row["seconds_update"] = time.perf_counter() - started
         return {**row, **self.practice.statistics()}

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from robopolicy.device import choose_device
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.learning import checkpoint as ckpt
-from robopolicy.learning.device import choose_device
 from robopolicy.learning.run import open_run
 from robopolicy.model import Model
 from robopolicy.policies.policy import Policy

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from robopolicy.device import choose_device
 from robopolicy.errors import ConfigError
-from robopolicy.learning.device import choose_device
 from robopolicy.serving.policy import MAX_CHUNKS, ServedPolicy
 from robopolicy.serving.server import ServerConfig, serve_forever
 from robopolicy.steering.steer import load_acting

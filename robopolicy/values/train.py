@@ -18,10 +18,10 @@ from tqdm import tqdm
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Batch
+from robopolicy.device import choose_device, products_of
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.evaluation.ranking import spearman
 from robopolicy.learning import checkpoint as ckpt
-from robopolicy.learning.device import choose_device
 from robopolicy.learning.interrupt import interrupt_held, saved_when_interrupted
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import refuse_broken
@@ -178,7 +178,8 @@ class ValueTrainer:
             with saved_when_interrupted(self.save, lambda: f"step {self.step}"):
                 while self.step < config.steps:
                     with interrupt_held():
-                        logs = self._update()
+                        with products_of(self.learner.config.batch_size):
+                            logs = self._update()
                         self.step += 1
                     for key, value in logs.items():
                         sums[key] = sums.get(key, torch.zeros((), device=value.device)) + value

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from robopolicy.device import products_of
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.lanes import FrameHook
 from robopolicy.seeding import derive, rng
@@ -147,7 +148,8 @@ class ImaginedVectorEnv(LaneVectorEnv):
         frames: list[Tensor] = []
         for j in range(length):
             if running.any():
-                doubt, clipped, solved, sound = self._imagine(torch.nan_to_num(given[:, j]), running)
+                with products_of(lanes):
+                    doubt, clipped, solved, sound = self._imagine(torch.nan_to_num(given[:, j]), running)
                 self._lost |= running & ~sound
                 running &= sound
                 steps += running

@@ -14,9 +14,9 @@ import torch
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import split_episodes
+from robopolicy.device import choose_device
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.learning.checkpoint import save_checkpoint
-from robopolicy.learning.device import choose_device
 from robopolicy.learning.run import open_run
 from robopolicy.learning.train import choose_observations
 from robopolicy.learning.trainer import Trainer, TrainerConfig

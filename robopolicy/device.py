@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,14 @@ import torch
 
 from robopolicy.errors import ConfigError
 
-__all__ = ["choose_device", "onednn_products", "onednn_suits"]
+__all__ = ["MANY", "choose_device", "onednn_suits", "products_of"]
+
+MANY = 8
+"""Rows from which on oneDNN is the faster one for layers of width 512; narrower ones gain from 24 on."""
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one, under torchrun each process's own.
-
-    On CPUs that multiply faster by oneDNN (see `onednn_suits`) products are oneDNN's from now on.
-    """
+    """ "auto" is the GPU where there is one, under torchrun each process's own."""
     if name == "auto":
         own = os.environ.get("LOCAL_RANK")
         device = torch.device(
@@ -33,17 +35,25 @@ def choose_device(name: str) -> torch.device:
             ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device={name}: torch finds {torch.cuda.device_count()} CUDA devices here.")
-    if device.type == "cpu" and onednn_suits():
-        onednn_products(True)
     return device
 
 
-def onednn_products(wanted: bool) -> None:
-    """Float32 products of matrices on the CPU by oneDNN, or (torch's default) by MKL.
+@contextlib.contextmanager
+def products_of(rows: int) -> Iterator[None]:
+    """Inside, products of matrices with so many rows are made by the library that is faster for them.
 
-    torch asks oneDNN for them only where bfloat16 would be permitted; hence the name of its setting.
+    That is torch's default for few: oneDNN takes 10 microseconds more for each call.
     """
-    _matmul().fp32_precision = "bf16" if wanted else "ieee"
+    if rows < MANY or not onednn_suits():
+        yield
+        return
+    before = _matmul().fp32_precision
+    try:
+        # torch asks oneDNN for float32 products only where bfloat16 would be permitted, hence the name.
+        _matmul().fp32_precision = "bf16"
+        yield
+    finally:
+        _matmul().fp32_precision = before
 
 
 @functools.cache
@@ -68,7 +78,7 @@ def _exact() -> bool:
     a, b = (torch.randn(2, 128, 256, generator=generator, dtype=torch.float64) for _ in range(2))
     before = _matmul().fp32_precision
     try:
-        onednn_products(True)
+        _matmul().fp32_precision = "bf16"
         pairs = [(a, b.mT), (a.mT, b), (a.mT.contiguous().mT, b.mT.contiguous())]
         found = [(left.float() @ right.float(), left @ right) for left, right in pairs]
         found += [(left[0].float() @ right[0].float(), left[0] @ right[0]) for left, right in pairs]
