@@ -90,7 +90,7 @@ def test_windows_equal_the_slow_reference(
     order = np.random.default_rng(0).permutation(len(moments))
     mapped = Windows(store, cache="memmap", **arguments)
     for batch in (windows.gather(torch.as_tensor(order)), mapped.gather(torch.as_tensor(order))):
-        expected = [slow_window(store, *moments[i], to, tp, padding) for i in order]
+        expected = [slow_window(store, moments[i][0], moments[i][1], to, tp, padding) for i in order]
         for key, found in {**batch.observation, "action": batch.action}.items():
             np.testing.assert_array_equal(found.numpy(), np.stack([window[key] for window in expected]))
         assert batch.observation["cam"].dtype == torch.uint8

@@ -22,6 +22,7 @@ from robopolicy.policies.actor_critic import ActorCriticPolicy, load_value
 from robopolicy.rl.actor_critic import ActorCritic
 from robopolicy.rl.actor_critic import Transitions as Batch
 from robopolicy.rl.presets import learner_config
+from robopolicy.rollout import PolicyActor
 from robopolicy.values.train import split, value_settings
 from tests.pixel_env import pixel_task
 from tests.policies.toys import make
@@ -48,7 +49,7 @@ def test_weighing_by_advantage_beats_the_mean_of_the_data(preset: str, tmp_path:
     # The policy that was recorded goes to the wrong place on average; its noise sometimes saves it.
     collect(
         TASK, tmp_path / "a.zarr", episodes=100, lanes=20, workers=0, progress=False,
-        policy=astray(bias=0.1, spread=0.6), origin="toy",
+        actor=PolicyActor(astray(bias=0.1, spread=0.6)), origin="toy",
     )  # fmt: skip
     learner = {"tau": 0.02, **ADVANTAGE[preset]}
     learning = trainer(tmp_path / "a.zarr", tmp_path / "run", preset=preset, learner=learner, steps=600)
