@@ -42,6 +42,11 @@ def test_the_command_measures_every_bound(tmp_path: Path, monkeypatch: pytest.Mo
     base = saved(toy_policy(toy_task(horizon=6)), tmp_path / "base")
     main([str(base), str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
-    assert list(found["success"]) == ["fresh", "0", "0.5", "1", "1.5"]
+    assert list(found["success"]) == [
+        *("fresh", "0", "0.5", "1", "1.5"), "best of 8 draws", "worst of 8 draws",
+    ]  # fmt: skip
+    rates = {name: value["value"] for name, value in found["success"].items()}
+    assert rates["worst of 8 draws"] <= rates["fresh"] <= rates["best of 8 draws"]
+    assert rates["best of 8 draws"] == np.mean(np.array(found["draws"]) > 0)
     assert all(0 <= value["value"] <= 1 for value in found["success"].values())
     assert found["episodes"] == 4
