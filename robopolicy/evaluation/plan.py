@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robopolicy.compose import compose
-from robopolicy.errors import ConfigError
+from robopolicy.data.store import EpisodeStore
+from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.evaluate import Measured
 from robopolicy.evaluation.plots import read_series
@@ -155,7 +156,8 @@ def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[Trai
     task = parse(Task, settings.task or {}, "task")
     store, seconds = Path(settings.store_path), settings.directory / "train_seconds.json"
     with _claim(store.with_suffix(".claim"), wait=True):
-        collect(task, store, episodes=demonstrations, lanes=config.lanes, workers=config.workers)
+        if not _recorded(store, demonstrations):
+            collect(task, store, episodes=demonstrations, lanes=config.lanes, workers=config.workers)
     with _claim(settings.directory.with_suffix(".claim"), wait=True):
         start = time.monotonic()
         trainer = prepare(settings)
@@ -166,6 +168,22 @@ def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[Trai
             trainer.train()
     known = whole or seconds.is_file()
     return settings, json.loads(seconds.read_text()) if known else None
+
+
+def _recorded(store: Path, demonstrations: int) -> bool:
+    """Whether the demonstrations are a policy's, which only who has that policy can record.
+
+    Raises:
+        DataError: fewer than are wanted.
+    """
+    if not store.exists():
+        return False
+    found = EpisodeStore.open(store)
+    if not (origin := found.origin.get("checkpoint")):
+        return False
+    if len(found) < demonstrations:
+        raise DataError(f"{store} has {len(found)} episodes of {origin}; the plan wants {demonstrations}.")
+    return True
 
 
 @contextlib.contextmanager

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robopolicy.errors import DataError
+from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.plan import RunPlanConfig, run_plan
 from robopolicy.evaluation.results import read_plan, read_results
 from robopolicy.evaluation.tables import write_page
+from robopolicy.rollout import ExpertActor
+from tests.toy_env import toy_task
 
 SETTINGS = ["trainer.steps=3", "trainer.batch_size=8", "policy.network.width=16", "policy.network.blocks=1"]
 
@@ -59,6 +63,19 @@ def test_the_same_weights_are_evaluated_in_several_ways(
     assert len({r["wall_seconds"]["train"] for r in results.values()}) == 1
     write_page(read_plan(config.plan), results, tmp_path / "results.md")
     assert "| lift | diffusion, short | 2 |" in (tmp_path / "results.md").read_text()
+
+
+def test_what_a_policy_recorded_is_taken_as_it_is(tmp_path: Path) -> None:
+    from robopolicy.evaluation.plan import _recorded
+
+    assert not _recorded(tmp_path / "none.zarr", 3)
+    settings = {"episodes": 3, "workers": 0, "progress": False}
+    collect(toy_task(), tmp_path / "expert.zarr", **settings)
+    assert not _recorded(tmp_path / "expert.zarr", 3)  # more can be collected
+    collect(toy_task(), tmp_path / "policy.zarr", actor=ExpertActor(4), origin="outputs/sac", **settings)
+    assert _recorded(tmp_path / "policy.zarr", 3)
+    with pytest.raises(DataError, match=r"has 3 episodes of outputs/sac; the plan wants 4"):
+        _recorded(tmp_path / "policy.zarr", 4)
 
 
 def test_a_claim_left_by_a_dead_process_is_taken_over(tmp_path: Path) -> None:
