@@ -123,6 +123,8 @@ def practise(
     if not issubclass(cls, NoiseRefiner):
         raise ConfigError(f"A robot practises with dsrl or dsrl_sac, not {config.method['name']}.")
     settings: Any = parse(config_class(cls), {k: v for k, v in config.method.items() if k != "name"})
+    if settings.n_step != 1:
+        raise ConfigError(f"The learner of a robot is sent single chunks: n_step=1, got {settings.n_step}.")
     out = Path(config.out)
     open_run(out, plain(config), ignore=MAY_CHANGE)
     seeds = episode_seeds("report", config.episodes)

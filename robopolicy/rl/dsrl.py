@@ -205,12 +205,13 @@ class DSRL(NoiseRefiner):
 
     def batch(self, count: int, generator: torch.Generator) -> Rows:
         """What demonstrations and practice have in common: all but the noise."""
-        rows = self.replay.sample
+        rows, n_step = self.replay.sample, self.config.n_step
         if self.demonstrations is None:
-            return rows(count, generator)
+            return rows(count, generator, n_step)
         demonstrated = round(self.config.data_share * count)
-        mixed = [rows(count - demonstrated, generator), self.demonstrations.sample(demonstrated, generator)]
-        return {key: torch.cat([part[key] for part in mixed]) for key in mixed[1]}
+        fresh = rows(count - demonstrated, generator, n_step)
+        given = self.demonstrations.sample(demonstrated, generator)
+        return {key: torch.cat([fresh[key], value]) for key, value in given.items()}
 
     def learn(self, updates: int, generator: torch.Generator) -> list[dict[str, Tensor]]:
         """Action critics, then noise critics, then the actor: each builds on the one before."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,9 @@ class OffPolicyConfig:
     critic_first: int = 0
     """Gradient steps of the critics alone. An actor that follows critics which know nothing yet goes to where
     they are most wrong."""
+    n_step: int = 1
+    """Transitions of an episode whose rewards a target adds up before it asks the critics. Success is told
+    backwards by so many chunks in a gradient step, and practice is taken for what the actor would do."""
     capacity: int = 500_000
     """Transitions kept."""
     data: str | None = None
@@ -55,11 +59,13 @@ class OffPolicyConfig:
             raise ConfigError(
                 f"Need 0 < gamma <= 1 and 0 <= data_share <= 1, got {self.gamma}, {self.data_share}."
             )
-        if self.update_ratio <= 0 or min(self.warmup, self.critic_first) < 0 or self.capacity < 1:
+        if self.update_ratio <= 0 or min(self.warmup, self.critic_first) < 0:
             raise ConfigError(
-                f"Need update_ratio > 0, warmup, critic_first >= 0, capacity >= 1; got {self.update_ratio}, "
-                f"{self.warmup}, {self.critic_first}, {self.capacity}."
+                f"Need update_ratio > 0, warmup, critic_first >= 0; got {self.update_ratio}, {self.warmup}, "
+                f"{self.critic_first}."
             )
+        if min(self.n_step, self.capacity) < 1:
+            raise ConfigError(f"Need n_step, capacity >= 1; got {self.n_step}, {self.capacity}.")
 
 
 class OffPolicy(Refiner):
@@ -81,6 +87,8 @@ class OffPolicy(Refiner):
         self.replay = Replay(config.capacity, policy.device)
         self.demonstrations: Replay | None = None
         self.iteration, self.owed = 0, 0.0
+        # Where each lane's last row is in the replay, -1 where its episode has none yet.
+        self.newest = torch.full((envs.num_envs,), -1)
 
     @abc.abstractmethod
     def decide(self, observation: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Rows]:
@@ -116,7 +124,7 @@ class OffPolicy(Refiner):
             rows = self.rows(experience, chunk, decided)
         count = len(rows["reward"])
         if count:
-            self.replay.add(rows)
+            self._keep_linked(rows, experience)
         kept = time.perf_counter()
         logs: dict[str, float] = {}
         if not warming:
@@ -147,7 +155,19 @@ class OffPolicy(Refiner):
 
     def batch(self, count: int, generator: torch.Generator) -> Rows:
         """Rows of both replays."""
-        return mixed(self.replay, self.demonstrations, count, generator, self.settings.data_share)
+        config = self.settings
+        return mixed(self.replay, self.demonstrations, count, generator, config.data_share, config.n_step)
+
+    def _keep_linked(self, rows: Rows, experience: Experience) -> None:
+        """Into the replay, each row behind the one before it of its episode."""
+        step, lost = experience.transition.step, experience.lost
+        lanes = torch.from_numpy(np.flatnonzero(~lost))
+        where = self.replay.add(rows)
+        before = self.newest[lanes]
+        going = (before >= 0).to(where.device)
+        self.replay.link(before.to(where.device)[going], where[going])
+        self.newest[lanes] = where.cpu()
+        self.newest[torch.from_numpy(step.terminated | step.truncated | lost)] = -1
 
     def demonstrated(self) -> Rows | None:
         """Chunks of the demonstrations in raw observations and actions, if there are any."""
@@ -181,12 +201,13 @@ class OffPolicy(Refiner):
 
     def tensors(self) -> dict[str, Tensor]:
         """Learner and replay; demonstrations are read again from their store."""
-        return {**self.learner.tensors("learner"), **self.replay.tensors("replay")}
+        return {**self.learner.tensors("learner"), **self.replay.tensors("replay"), "newest": self.newest}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Read back what `tensors` gave."""
         self.learner.load_tensors(tensors, "learner")
         self.replay.load_tensors(tensors, "replay")
+        self.newest = tensors["newest"].cpu()
 
     def state(self) -> dict[str, Any]:
         """Counters."""

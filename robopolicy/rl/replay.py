@@ -25,6 +25,10 @@ action `[N, Ta, Da]`, reward `[N]` (discounted inside the chunk) and discount `[
 gamma^steps (1 - terminated)."""
 
 
+_FOLLOWING = "following"
+"""How many rows further on an episode goes on; 0 where it does not, or nobody has said."""
+
+
 class Replay:
     """A ring of rows; memory is taken once, when the first rows tell their shapes."""
 
@@ -40,28 +44,51 @@ class Replay:
         """Rows held."""
         return self._size
 
-    def add(self, rows: Mapping[str, Tensor]) -> None:
-        """Append rows; the oldest make room."""
+    def add(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Append rows, the oldest make room; returns where they are, int64 `[N]`, for `link`."""
+        rows = {_FOLLOWING: torch.zeros(len(next(iter(rows.values()))), dtype=torch.int32), **rows}
         if not self._columns:
             self._columns = {
                 key: torch.empty((self.capacity, *value.shape[1:]), dtype=value.dtype, device=self.device)
                 for key, value in rows.items()
             }
         if rows.keys() != self._columns.keys():
-            raise ConfigError(f"Rows have {sorted(rows)}; the replay holds {sorted(self._columns)}.")
+            had, given = (sorted({*keys} - {_FOLLOWING}) for keys in (self._columns, rows))
+            raise ConfigError(f"Rows have {given}; the replay holds {had}.")
         count = len(next(iter(rows.values())))
         where = (self._next + torch.arange(count, device=self.device)) % self.capacity
         for key, value in rows.items():
             self._columns[key][where[-self.capacity :]] = value[-self.capacity :].to(self.device)
         self._next = (self._next + count) % self.capacity
         self._size = min(self._size + count, self.capacity)
+        return where
 
-    def sample(self, count: int, generator: torch.Generator) -> Rows:
-        """`count` rows, drawn uniformly with repetition."""
+    def link(self, before: Tensor, after: Tensor) -> None:
+        """Episodes go on from rows `before` to rows `after`, int64 `[N]` each, as `add` gave them."""
+        self._columns[_FOLLOWING][before] = ((after - before) % self.capacity).to(torch.int32)
+
+    def sample(self, count: int, generator: torch.Generator, n_step: int = 1) -> Rows:
+        """`count` rows, drawn uniformly with repetition.
+
+        Args:
+            n_step: rewards of so many rows of an episode (fewer at its end) count as one, and what is next is
+                what comes after them (Sutton 1988). Where later rows were another policy's, that is biased.
+        """
         if not self._size:
             raise DataError("The replay is empty.")
         index = torch.randint(self._size, (count,), generator=generator, device=self.device)
-        return {key: value[index] for key, value in self._columns.items()}
+        found = {key: value[index] for key, value in self._columns.items() if key != _FOLLOWING}
+        if n_step == 1:
+            return found
+        reward, discount, last = found["reward"], found["discount"], index
+        for _ in range(n_step - 1):
+            ahead = self._columns[_FOLLOWING][last]
+            last = (last + ahead) % self.capacity
+            goes_on = ahead > 0
+            reward = reward + torch.where(goes_on, discount * self._columns["reward"][last], 0.0)
+            discount = torch.where(goes_on, discount * self._columns["discount"][last], discount)
+        following = {key: value[last] for key, value in self._columns.items() if key.startswith("next_")}
+        return {**found, **following, "reward": reward, "discount": discount}
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """The rows and where the next one goes."""
@@ -87,18 +114,27 @@ class Replay:
 
 
 def mixed(
-    online: Replay, offline: Replay | None, count: int, generator: torch.Generator, share: float = 0.5
+    online: Replay,
+    offline: Replay | None,
+    count: int,
+    generator: torch.Generator,
+    share: float = 0.5,
+    n_step: int = 1,
 ) -> Rows:
-    """`count` rows, exactly `round(share * count)` of them from `offline` (RLPD's symmetric sampling)."""
+    """`count` rows, exactly `round(share * count)` of them from `offline` (RLPD's symmetric sampling).
+
+    Args:
+        n_step: of the rows of `online`.
+    """
     if offline is None or not len(offline):
-        return online.sample(count, generator)
+        return online.sample(count, generator, n_step)
     demonstrated = round(share * count) if len(online) else count
     if not demonstrated:
-        return online.sample(count, generator)
+        return online.sample(count, generator, n_step)
     rows = offline.sample(demonstrated, generator)
     if demonstrated == count:
         return rows
-    fresh = online.sample(count - demonstrated, generator)
+    fresh = online.sample(count - demonstrated, generator, n_step)
     return {key: torch.cat([fresh[key], value]) for key, value in rows.items()}
 
 

@@ -46,14 +46,14 @@ def make(method: str, store: str, seed: int = 0, **changes: Any) -> Any:
     return refiner(method, astray(), lanes=4, seed=seed, **{**EARLY, **QUICK[method], **data, **changes})
 
 
-@pytest.mark.parametrize("method", QUICK)
-def test_a_resumed_run_goes_on_as_if_nothing_had_happened(method: str, store: str) -> None:
-    straight = make(method, store)
+@pytest.mark.parametrize(("method", "n_step"), [*((method, 1) for method in QUICK), ("dsrl", 3), ("rlpd", 2)])
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(method: str, n_step: int, store: str) -> None:
+    straight = make(method, store, n_step=n_step)
     rows = practise(straight, 400)
-    halted = make(method, store)
+    halted = make(method, store, n_step=n_step)
     practise(halted, 230)
     tensors, state = copied(halted.tensors()), json.loads(json.dumps(halted.state()))
-    resumed = make(method, store)
+    resumed = make(method, store, n_step=n_step)
     resumed.load_tensors(tensors)
     resumed.restore(state)
     assert resumed.env_steps == halted.env_steps
@@ -66,6 +66,26 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(method: str, store: st
     assert any("loss" in name for name in again[-1])
     for name, found in resumed.tensors().items():
         assert torch.equal(found, expected[name]), name
+
+
+@pytest.mark.parametrize("method", ["dsrl_sac", "residual"])
+def test_rows_of_the_replay_go_on_where_their_episode_does(method: str, store: str) -> None:
+    made = make(method, store, n_step=2)
+    practise(made, 300)
+    columns = made.replay._columns
+    following = columns["following"][: len(made.replay)].long()
+    after = torch.arange(len(following)) + following
+    goes_on = following > 0
+    assert goes_on.float().mean() > 0.3
+    names = [key for key in columns if f"next_{key}" in columns]
+    assert names
+    for key in names:
+        assert torch.equal(columns[f"next_{key}"][: len(following)][goes_on], columns[key][after[goes_on]])
+    ended = columns["discount"][: len(following)] == 0
+    assert not (ended & goes_on).any()
+    for refused in ({"n_step": 0}, {"capacity": 0}):
+        with pytest.raises(ConfigError, match="n_step, capacity >= 1"):
+            make(method, store, **refused)
 
 
 @pytest.mark.parametrize("method", QUICK)
@@ -192,7 +212,7 @@ ENSEMBLE = {**LEARNER, "preset": "rlpd", "critics": 4}
             {"critic_first": 50, "scale": 0.6, "action_horizon": 1, "update_ratio": 0.25},
         ),
         ("rlpd", 0.5, 5000, {"learner": ENSEMBLE}),
-        ("jsrl", 0.5, 8000, {"update_ratio": 1.0, "stages": 3, "window": 20, "tolerance": 0.2}),
+        ("jsrl", 0.5, 10_000, {"update_ratio": 1.0, "stages": 3, "window": 20, "tolerance": 0.2}),
     ],
 )
 def test_every_method_learns(

@@ -64,6 +64,57 @@ def test_rows_of_another_kind_are_refused() -> None:
         Replay(5).sample(1, torch.Generator())
 
 
+@pytest.mark.parametrize("n_step", [1, 2, 3, 5])
+@pytest.mark.parametrize("capacity", [1000, 61])
+def test_several_steps_count_as_one_as_in_a_loop(n_step: int, capacity: int) -> None:
+    """Lanes whose episodes end at different moments, terminated (discount 0) or not, in a ring that wraps."""
+    rng, replay, lanes = np.random.default_rng(0), Replay(capacity), 3
+    episodes: list[list[tuple[float, float, int]]] = []  # reward, discount and number of what comes next
+    place: dict[int, tuple[int, int]] = {}  # by a row's number: its episode, its position there
+    under_way: list[list[tuple[float, float, int]]] = [[] for _ in range(lanes)]
+    newest = torch.full((lanes,), -1)
+    for moment in range(60):
+        present = np.flatnonzero(rng.random(lanes) < 0.9)  # one that is not lost its worker
+        ended = rng.random(lanes) < 0.2
+        reward, discount = rng.normal(size=lanes), np.where(ended & (rng.random(lanes) < 0.5), 0.0, 0.9)
+        for lane in range(lanes):
+            if lane in present:
+                number = moment * lanes + lane
+                if not under_way[lane]:
+                    episodes.append(under_way[lane])
+                place[number] = (
+                    next(i for i, e in enumerate(episodes) if e is under_way[lane]), len(under_way[lane])
+                )  # fmt: skip
+                under_way[lane].append((reward[lane], discount[lane], number + 1000))
+            if ended[lane] or lane not in present:
+                under_way[lane] = []
+        if len(present):
+            numbers = torch.from_numpy(moment * lanes + present).float()
+            where = replay.add(
+                {
+                    "number": numbers,
+                    "next_number": numbers + 1000,
+                    "reward": torch.from_numpy(reward[present]),
+                    "discount": torch.from_numpy(discount[present]),
+                }
+            )
+            before = newest[present]
+            replay.link(before[before >= 0], where[before >= 0])
+            newest[present] = where
+        newest[torch.from_numpy(ended | ~np.isin(np.arange(lanes), present))] = -1
+    drawn = replay.sample(500, torch.Generator().manual_seed(0), n_step)
+    assert "following" not in drawn
+    for i, number in enumerate(drawn["number"].int().tolist()):
+        episode, at = place[number]
+        total, left = 0.0, 1.0
+        counted = episodes[episode][at : at + n_step]
+        for reward_then, discount_then, _ in counted:
+            total, left = total + left * reward_then, left * discount_then
+        assert drawn["next_number"][i] == counted[-1][2]
+        assert float(drawn["reward"][i]) == pytest.approx(total)
+        assert float(drawn["discount"][i]) == pytest.approx(left)
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 16), (0.25, 8), (0.0, 0), (1.0, 32)])
 def test_the_mixture_is_exact(share: float, expected: int) -> None:
     online, offline = Replay(10), Replay(10)
