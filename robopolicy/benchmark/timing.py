@@ -32,8 +32,10 @@ def interleave(
             if slow and len(times[name]) >= 2:
                 continue
             found: list[float] = []
-            while sum(found) < seconds / rounds or len(found) < (1 if slow else calls):
+            spent = 0.0
+            while spent < seconds / rounds or len(found) < (1 if slow else calls):
                 found.append(_call(function))
+                spent += found[-1]
             times[name].append(found)
     return times
 
