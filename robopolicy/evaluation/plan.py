@@ -171,7 +171,7 @@ def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[Trai
 
 
 def _recorded(store: Path, demonstrations: int) -> bool:
-    """Whether the demonstrations are a policy's, which only who has that policy can record.
+    """Whether there is nothing to collect: a policy recorded them, or they are of several tasks, merged.
 
     Raises:
         DataError: fewer than are wanted.
@@ -179,7 +179,8 @@ def _recorded(store: Path, demonstrations: int) -> bool:
     if not store.exists():
         return False
     found = EpisodeStore.open(store)
-    if not (origin := found.origin.get("checkpoint")):
+    origin = found.origin.get("checkpoint") or ("several tasks" if found.task is None else None)
+    if origin is None:
         return False
     if len(found) < demonstrations:
         raise DataError(f"{store} has {len(found)} episodes of {origin}; the plan wants {demonstrations}.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robopolicy.data.merge import MergeConfig, merge
 from robopolicy.errors import DataError
 from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.plan import RunPlanConfig, run_plan
@@ -72,6 +73,10 @@ def test_what_a_policy_recorded_is_taken_as_it_is(tmp_path: Path) -> None:
     settings = {"episodes": 3, "workers": 0, "progress": False}
     collect(toy_task(), tmp_path / "expert.zarr", **settings)
     assert not _recorded(tmp_path / "expert.zarr", 3)  # more can be collected
+    collect(toy_task(horizon=31), tmp_path / "other.zarr", offset=900, **settings)
+    both = (str(tmp_path / "expert.zarr"), str(tmp_path / "other.zarr"))
+    merge(MergeConfig(data=both, out=str(tmp_path / "both.zarr")))
+    assert _recorded(tmp_path / "both.zarr", 6)
     collect(toy_task(), tmp_path / "policy.zarr", actor=ExpertActor(4), origin="outputs/sac", **settings)
     assert _recorded(tmp_path / "policy.zarr", 3)
     with pytest.raises(DataError, match=r"has 3 episodes of outputs/sac; the plan wants 4"):
