@@ -170,11 +170,15 @@ def read_plan(path: str | Path) -> Plan:
     """A plan from its yaml.
 
     Raises:
-        ConfigError: the file is missing or has unknown or missing keys.
+        ConfigError: the file is missing, is not YAML, or has unknown or missing keys.
     """
     if not Path(path).is_file():
         raise ConfigError(f"There is no plan {path}.")
-    return parse(Plan, yaml.safe_load(Path(path).read_text()) or {}, str(path))
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    return parse(Plan, values or {}, str(path))
 
 
 def write_result(

@@ -65,6 +65,7 @@ def test_a_plan_lists_each_cell_once_in_order(tmp_path: Path) -> None:
         ("sections: [{title: x, table: pie, rows: []}]", "demonstrations, refinement, success"),
         (PLAN.replace("[lift, can]", "lift"), "task is a list"),
         (PLAN.replace("seeds: [0, 1]}", "seeds: []}"), "seeds is a list"),
+        ("sections:\n  - title: one: two", r"plan.yaml is not YAML(.|\n)*line 2"),
     ],
 )
 def test_a_wrong_plan_is_refused(tmp_path: Path, text: str, message: str) -> None:
