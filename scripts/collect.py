@@ -23,7 +23,7 @@ from robopolicy.cli import command
 def main(config: dict[str, Any]) -> None:
     """Collect and say what was kept."""
     from robopolicy.evaluation.collect import collect
-    from robopolicy.evaluation.run import CollectConfig, recorded
+    from robopolicy.evaluation.recorded import CollectConfig, recorded
     from robopolicy.registry import parse
 
     settings = parse(CollectConfig, config, "collect")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.rollout import LaneView
 from robopolicy.seeding import derive
 from robopolicy.spec import ActionSpec, Spec
+from robopolicy.task import Task
 
-__all__ = ["BASELINES", "RandomActor", "ZeroActor", "baseline"]
+__all__ = ["BASELINES", "RandomActor", "ZeroActor", "baseline", "baseline_in"]
 
 
 class ZeroActor:
@@ -64,3 +66,10 @@ def baseline(name: str, action: ActionSpec) -> ZeroActor | RandomActor:
     if name not in BASELINES:
         raise ConfigError(unknown("baseline", name, BASELINES))
     return BASELINES[name](action)
+
+
+def baseline_in(task: Task, name: str) -> ZeroActor | RandomActor:
+    """The baseline of a name for a task's actions, which its environment tells."""
+    env = make_env(task)
+    env.close()
+    return baseline(name, env.robot_spec.action)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "GREY",
     "ORANGE",
     "STYLE",
+    "Curve",
     "error_by_dimension",
     "pipeline_stages",
     "read_series",
@@ -107,18 +109,24 @@ def refinement_curve(
         axis.legend(loc="lower right")
 
 
-def refinement_curves(
-    curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], path: str | Path
-) -> None:
-    """Success against environment steps: one colour for each name, one line for each of its seeds."""
-    with _figure(path, 1) as (axis,):
-        colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
-        for colour, (name, seeds) in zip(colours, curves.items(), strict=False):
-            for index, (steps, rates) in enumerate(seeds):
-                axis.plot(steps, rates, color=colour, linewidth=1.2, label=None if index else name)
-        axis.set(ylabel="success rate, selection seeds", xlabel="environment steps", ylim=(-0.02, 1.04))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.legend(loc="lower right")
+Curve = tuple[Sequence[float], Sequence[float]]
+"""Environment steps, and success at each."""
+
+
+def refinement_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: str | Path) -> None:
+    """Success against environment steps: a panel a task, a colour a method, a line a seed."""
+    colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    looks = [(style, colour) for style in ("-", "--", ":") for colour in colours]
+    with _figure(path, len(curves)) as axes:
+        for axis, (task, methods) in zip(axes, curves.items(), strict=True):
+            for (style, colour), (name, seeds) in zip(itertools.cycle(looks), methods.items(), strict=False):
+                for index, (steps, rates) in enumerate(seeds):
+                    label = None if index else name
+                    axis.plot(steps, rates, style, color=colour, linewidth=1.2, label=label)
+            axis.set(title=task, xlabel="environment steps", ylim=(-0.02, 1.04))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2)
+        axes[0].set(ylabel="success rate, selection seeds")
 
 
 def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path) -> None:
@@ -126,7 +134,7 @@ def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]
     counts = sorted({count for points in curves.values() for count, _ in points})
     with _figure(path, 1) as (axis,):
         colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
-        for colour, (name, points) in zip(colours, curves.items(), strict=False):
+        for colour, (name, points) in zip(itertools.cycle(colours), curves.items(), strict=False):
             ordered = sorted(points, key=lambda point: point[0])
             axis.plot([c for c, _ in ordered], [i.value for _, i in ordered], color=colour, label=name)
             for count, interval in ordered:

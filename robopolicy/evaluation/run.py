@@ -1,4 +1,4 @@
-"""From a configuration to a measured policy: what ``scripts/evaluate.py`` and ``scripts/collect.py`` run."""
+"""From a configuration to a measured policy: what ``scripts/evaluate.py`` runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robopolicy.data.store import EpisodeStore
-from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
-from robopolicy.evaluation.baselines import BASELINES, baseline
-from robopolicy.evaluation.collect import BASELINE_OFFSET, POLICY_OFFSET
+from robopolicy.evaluation.baselines import BASELINES, baseline_in
 from robopolicy.evaluation.coverage import STARTS, Coverage, coverage
 from robopolicy.evaluation.evaluate import Evaluation, Measured, evaluate
 from robopolicy.evaluation.plots import error_by_dimension, refinement_curve, training_curve
@@ -28,16 +26,7 @@ from robopolicy.task import Task
 if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
 
-__all__ = [
-    "SCRIPTED",
-    "CollectConfig",
-    "EvaluateConfig",
-    "Outcome",
-    "Recorded",
-    "measure",
-    "recorded",
-    "run_evaluation",
-]
+__all__ = ["SCRIPTED", "EvaluateConfig", "Outcome", "measure", "run_evaluation"]
 
 SCRIPTED = (*BASELINES, "expert", "replay")
 
@@ -94,36 +83,6 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectConfig:
-    """The root of ``configs/collect.yaml``."""
-
-    task: Mapping[str, Any] | None = None
-    checkpoint: str | None = None
-    """Record this policy, failures included, instead of the expert; the task is then its own by default."""
-    policy: Mapping[str, Any] | None = None
-    """Or one that learned nothing: zero, random."""
-    episodes: int = 200
-    out: str | None = None
-    """Store to fill; ``data/<task>.zarr`` by default, ``data/<task>_policy.zarr`` with a checkpoint and
-    ``data/<task>_random.zarr`` with policy=random."""
-    lanes: int = 8
-    workers: int = 2
-    offset: int | None = None
-    """First seed within the block of collection seeds: 0 by default, 500,000 with a checkpoint, 900,000 with
-    policy=random."""
-    device: str = "auto"
-    max_attempts: float = 3.0
-    """Give up after this many attempts for every episode wanted."""
-
-    def __post_init__(self) -> None:
-        if self.policy is not None and self.checkpoint is not None:
-            raise ConfigError("Give either checkpoint=outputs/... or policy=random, not both.")
-        if self.policy is not None and self.policy["name"] not in BASELINES:
-            hint = " A trained policy is given by its checkpoint=outputs/..."
-            raise ConfigError(unknown("policy to record", self.policy["name"], BASELINES) + hint)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What an evaluation left behind."""
 
@@ -132,55 +91,6 @@ class Outcome:
     """None without a task."""
     offline: Mapping[str, Any] | None
     """None without data."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """Whose episodes are collected."""
-
-    task: Task
-    actor: Actor | None
-    """None for the task's expert."""
-    origin: str = ""
-    """What the store says of it."""
-    suffix: str = ""
-    """Of the store's name."""
-    offset: int = 0
-    """Of its first seed within the block of collection seeds."""
-
-
-def recorded(config: CollectConfig) -> Recorded:
-    """Who acts as configured.
-
-    Raises:
-        ConfigError: there is no task.
-    """
-    task = None if config.task is None else Task.from_dict(config.task)
-    if config.checkpoint is not None:
-        from robopolicy.device import choose_device
-        from robopolicy.learning.checkpoint import load
-
-        policy = load(config.checkpoint, device=choose_device(config.device))
-        task = task or policy.provenance.task
-    if task is None:
-        raise ConfigError("Give task=... (see --help for the choices).")
-    if config.checkpoint is not None:
-        return Recorded(
-            task=task, actor=PolicyActor(policy), origin=config.checkpoint, suffix="_policy",
-            offset=POLICY_OFFSET,
-        )  # fmt: skip
-    if config.policy is None:
-        return Recorded(task=task, actor=None)
-    name = str(config.policy["name"])
-    return Recorded(
-        task=task, actor=_baseline(name, task), origin=name, suffix=f"_{name}", offset=BASELINE_OFFSET
-    )
-
-
-def _baseline(name: str, task: Task) -> Actor:
-    probe = make_env(task)
-    probe.close()
-    return baseline(name, probe.robot_spec.action)
 
 
 def run_evaluation(
@@ -326,7 +236,7 @@ def _actor(
         if store is None:
             raise ConfigError("policy=replay needs data=path/to/store.zarr.")
         return replay_actor(store, config.episodes)
-    return _baseline(config.name, task), None
+    return baseline_in(task, config.name), None
 
 
 def _run_directory(checkpoint: str) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Any
 from robopolicy.evaluation.check_tables import check_sections, markdown
 from robopolicy.evaluation.machine import describe
 from robopolicy.evaluation.pipeline import markdown as pipeline_table
-from robopolicy.evaluation.plots import pipeline_stages, refinement_curves, success_by_demonstrations
+from robopolicy.evaluation.plots import Curve, pipeline_stages, refinement_curves, success_by_demonstrations
 from robopolicy.evaluation.results import CHECKS, PIPELINES, Cell, Plan, Section, successes
 from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
 
@@ -216,15 +216,14 @@ def _refined(section: Section) -> list[list[Cell]]:
     return [cells for cells in _groups(section) if cells[0].method]
 
 
-def _curves(section: Section, results: Results) -> dict[str, list[tuple[list[float], list[float]]]]:
-    """Success against steps, for each seed of each method."""
-    curves: dict[str, list[tuple[list[float], list[float]]]] = {}
+def _curves(section: Section, results: Results) -> dict[str, dict[str, list[Curve]]]:
+    """Success against steps, for each task, each method and each seed."""
+    curves: dict[str, dict[str, list[Curve]]] = {}
     for cell in itertools.chain.from_iterable(_refined(section)):
         if cell in results:
             curve = results[cell]["refinement"]["curve"]
-            curves.setdefault(f"{cell.task}, {cell.method_label}", []).append(
-                (curve["steps"], curve["success"])
-            )
+            methods = curves.setdefault(cell.task, {})
+            methods.setdefault(cell.method_label, []).append((curve["steps"], curve["success"]))
     return curves
 
 

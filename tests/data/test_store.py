@@ -140,7 +140,7 @@ def test_diffusion_policy_zarr(tmp_path: Path) -> None:
         "action": RNG.random((30, 2)).astype(np.float32),
     }
     for key, array in arrays.items():
-        group.create_array(f"data/{key}", data=array, chunks=(7, *array.shape[1:]))
+        group.create_array(f"data/{key}", data=array, chunks=(7, *array.shape[1:]))  # type: ignore[attr-defined]
     group.create_array("meta/episode_ends", data=np.array([12, 30]))
     with pytest.warns(UserWarning, match="control rate"):
         store = EpisodeStore.open(tmp_path / "pusht.zarr")

@@ -8,7 +8,7 @@ import pytest
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.collect import POLICY_OFFSET, collect
-from robopolicy.evaluation.run import CollectConfig, recorded
+from robopolicy.evaluation.recorded import CollectConfig, recorded
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.rollout import PolicyActor, ReplayActor, run_episodes
 from robopolicy.seeding import block_of

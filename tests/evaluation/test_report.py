@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from robopolicy.evaluation import plots
 from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.evaluation.plots import read_series, success_by_demonstrations, training_curve
 from robopolicy.evaluation.report import write_report
@@ -100,3 +101,15 @@ def test_plots_without_evaluations(metrics: Path, tmp_path: Path) -> None:
     success_by_demonstrations(curves, tmp_path / "b.png")
     for name in ("a", "b"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_method_is_left_out_of_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[plots.Axes] = []
+    monkeypatch.setattr(plots.plt, "close", lambda figure: drawn.extend(figure.axes))
+    methods = {f"method {i}": [([0.0, 1.0], [0.0, 0.5]), ([0.0, 1.0], [0.0, 0.6])] for i in range(12)}
+    plots.refinement_curves({"can": methods, "push": {"dppo": methods["method 0"]}}, tmp_path / "a.png")
+    assert [axis.get_title() for axis in drawn] == ["can", "push"]
+    assert [len(axis.lines) for axis in drawn] == [24, 2]
+    looks = {(line.get_color(), line.get_linestyle()) for line in drawn[0].lines}
+    assert len(looks) == 12
+    assert [text.get_text() for text in drawn[0].get_legend().get_texts()] == list(methods)

@@ -28,7 +28,7 @@ def film(path: Path, pictures: int) -> str:
     """Red pictures, wider than high, with a blue bar at the left edge."""
     picture = np.broadcast_to(RED, (48, 80, 3)).astype(np.uint8)
     picture[:, :8] = (0, 0, 250)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 50, (80, 48))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 50, (80, 48))  # type: ignore[attr-defined]
     for _ in range(pictures):
         writer.write(np.ascontiguousarray(picture[..., ::-1]))
     writer.release()

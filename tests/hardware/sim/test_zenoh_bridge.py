@@ -53,7 +53,7 @@ def test_garbage_stays_outside() -> None:
         commands = robot.reader(COMMANDS, JointTrajectory)
         commands.wait_matched(20.0)
         publisher = session.declare_publisher("arm_controller/joint_trajectory")
-        eventually(lambda: publisher.matching_status.matching)
+        eventually(lambda: publisher.matching_status.matching)  # type: ignore[attr-defined]
         for data in (b"", b"\0\1\0\0\1", b"\xff" * 50):
             publisher.put(data)
         publisher.put(JointTrajectory(joint_names=["last"]).serialize())
