@@ -26,13 +26,19 @@ class PPOConfig(ProximalConfig):
     """Chunks."""
     clip: float = 0.01
     """Of the mean log-ratio of an entry."""
+    min_std: float = 0.05
+    """Of encoded actions while practising. A clone's own is small where its demonstrations agree, and there one
+    update moves every ratio out of its range."""
     max_std: float = 0.1
-    """Of encoded actions: drawn with no more, and densities are of no more."""
+    """As min_std: chunks are drawn, and densities taken, with a deviation between the two."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.clip < 1 or self.max_std <= 0:
-            raise ConfigError(f"ppo needs 0 < clip < 1 and max_std > 0, got {self.clip}, {self.max_std}.")
+        if not 0 < self.clip < 1 or not 0 < self.min_std <= self.max_std:
+            raise ConfigError(
+                "ppo needs 0 < clip < 1 and 0 < min_std <= max_std, got "
+                f"{self.clip}, {self.min_std}, {self.max_std}."
+            )
 
 
 @register("method", "ppo")
@@ -59,7 +65,7 @@ class PPO(Proximal):
     @torch.no_grad()
     def draw(self, condition: Tensor) -> Drawn:
         """A chunk for every condition."""
-        mean, log_std = self.tuned.capped(condition, self.config.max_std)
+        mean, log_std = self.tuned.practising(condition, self.config.min_std, self.config.max_std)
         noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
         code = mean + log_std.exp() * noise
         trace = torch.stack([torch.zeros_like(code), code], 1)
@@ -67,7 +73,7 @@ class PPO(Proximal):
 
     def log_prob(self, condition: Tensor, before: Tensor, after: Tensor, stage: Tensor) -> Tensor:
         """As the base class has it."""
-        return self._density(after, *self.tuned.capped(condition, self.config.max_std))
+        return self._density(after, *self.tuned.practising(condition, self.config.min_std, self.config.max_std))
 
     def refined(self) -> Policy:
         """The policy, drawing close to its mean."""
