@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from robopolicy.env import Expert, make_env
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.evaluation.machine import stamp
+from robopolicy.progress import progress_bar
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
@@ -76,7 +76,7 @@ def check_equality(
 def _one_step(fast: Any, stock: Any, task: Task, states: int) -> dict[str, Any]:
     worst, contacts, scripted = _Worst(), 0, _has_expert(fast, task)
     rng = np.random.default_rng(0)
-    progress = tqdm(total=states, desc=f"{task.name}: states", leave=False)
+    progress = progress_bar(total=states, desc=f"{task.name}: states", leave=False)
     for episode, seed in enumerate(episode_seeds("practice", states)):
         observation, _ = fast.reset(seed=seed)
         stock.reset(seed=seed)
@@ -141,7 +141,7 @@ def _free_motion(fast: Any, stock: Any, episodes: int) -> dict[str, Any]:
 def _expert_pairs(fast: Any, stock: Any, task: Task, pairs: int) -> dict[str, Any]:
     outcomes: list[list[bool]] = []
     lengths: list[list[int]] = []
-    for seed in tqdm(episode_seeds("select", pairs), desc=f"{task.name}: expert", leave=False):
+    for seed in progress_bar(episode_seeds("select", pairs), desc=f"{task.name}: expert", leave=False):
         ends = [_episode(env, task, seed) for env in (fast, stock)]
         outcomes.append([success for success, _ in ends])
         lengths.append([steps for _, steps in ends])

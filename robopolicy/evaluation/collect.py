@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
+from robopolicy.progress import progress_bar
 from robopolicy.rollout import Actor, Episode, ExpertActor, run_episodes
 from robopolicy.seeding import BLOCKS, block_of, episode_seeds
 from robopolicy.task import Task
@@ -105,7 +104,7 @@ def collect(
                     origin={"checkpoint": origin} if origin else None,
                 )  # fmt: skip
             envs.robot_spec.require(store.spec, f"store {path}")
-            with tqdm(total=episodes, initial=len(store), unit="ep", disable=not progress) as bar:
+            with progress_bar(total=episodes, initial=len(store), unit="ep", disable=not progress) as bar:
                 bar.set_description(f"collect {task.name}")
                 for episode in _kept(envs, acting, seeds, missing, failures=actor is not None):
                     arrays = {key: value for key, value in episode.data.items() if key in store.keys}

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.statistics import Interval, wilson
+from robopolicy.progress import progress_bar
 from robopolicy.rollout import Actor, Episode, run_episodes
 from robopolicy.seeding import block_of, episode_seeds, refuse_overlap
 from robopolicy.task import Task
@@ -213,7 +212,9 @@ def evaluate(
     rows: list[EpisodeRow] = []
     started = time.perf_counter()
     try:
-        with tqdm(total=episodes, desc=f"evaluate {task.name}", unit="ep", disable=not progress) as bar:
+        with progress_bar(
+            total=episodes, desc=f"evaluate {task.name}", unit="ep", disable=not progress
+        ) as bar:
             for episode in run_episodes(envs, actor, seeds):
                 rows.append(EpisodeRow.of(episode))
                 bar.set_postfix_str(f"success {sum(row.success for row in rows)}/{len(rows)}", refresh=False)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows, split_episodes
 from robopolicy.errors import DataError
 from robopolicy.policies.policy import Policy
+from robopolicy.progress import progress_bar
 from robopolicy.seeding import derive
 
 __all__ = ["BATCH", "format_error", "held_out", "offline_error", "write_error"]
@@ -62,7 +62,7 @@ def offline_error(
     shape = (policy.pred_horizon, policy.spec.action.size)
     square, absolute = np.zeros(shape), np.zeros(shape)
     total, total_square, count = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], 1))
-    for start in tqdm(range(0, len(chosen), BATCH), desc="offline error", disable=not progress):
+    for start in progress_bar(range(0, len(chosen), BATCH), desc="offline error", disable=not progress):
         index = torch.as_tensor(chosen[start : start + BATCH], device=policy.device)
         batch = windows.gather(index).to(policy.device)
         texts = dict.fromkeys(policy.codec.texts, batch.instruction)

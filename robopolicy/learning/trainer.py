@@ -12,7 +12,6 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from robopolicy.data.windows import Batch
 from robopolicy.device import products_of
@@ -26,6 +25,7 @@ from robopolicy.learning.nan_guard import dump_and_raise, refuse_broken
 from robopolicy.model import Model
 from robopolicy.networks.attention import split_by_decay
 from robopolicy.policies.policy import evaluating
+from robopolicy.progress import progress_bar
 from robopolicy.seeding import derive
 
 __all__ = ["Examples", "Trainer", "TrainerConfig", "learning_rate"]
@@ -146,7 +146,7 @@ class Trainer(Generic[M]):
             if self.ranks.rank == 0
             else None
         )
-        bar = tqdm(
+        bar = progress_bar(
             total=config.steps, initial=self.step, desc="train", unit="step", disable=not self.progress
         )
         saved, since, since_step = time.monotonic(), time.monotonic(), self.step

@@ -27,8 +27,8 @@ class PPOConfig(ProximalConfig):
     clip: float = 0.01
     """Of the mean log-ratio of an entry."""
     min_std: float = 0.05
-    """Of encoded actions while practising. A clone's own is small where its demonstrations agree, and there one
-    update moves every ratio out of its range."""
+    """Of encoded actions while practising. A clone's own is small where its demonstrations agree, and there
+    one update moves every ratio out of its range."""
     max_std: float = 0.1
     """As min_std: chunks are drawn, and densities taken, with a deviation between the two."""
 
@@ -65,7 +65,7 @@ class PPO(Proximal):
     @torch.no_grad()
     def draw(self, condition: Tensor) -> Drawn:
         """A chunk for every condition."""
-        mean, log_std = self.tuned.practising(condition, self.config.min_std, self.config.max_std)
+        mean, log_std = self._moments(condition)
         noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
         code = mean + log_std.exp() * noise
         trace = torch.stack([torch.zeros_like(code), code], 1)
@@ -73,11 +73,16 @@ class PPO(Proximal):
 
     def log_prob(self, condition: Tensor, before: Tensor, after: Tensor, stage: Tensor) -> Tensor:
         """As the base class has it."""
-        return self._density(after, *self.tuned.practising(condition, self.config.min_std, self.config.max_std))
+        return self._density(
+            after, *self.tuned.practising(condition, self.config.min_std, self.config.max_std)
+        )
 
     def refined(self) -> Policy:
         """The policy, drawing close to its mean."""
         return self.tuned
+
+    def _moments(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        return self.tuned.practising(condition, self.config.min_std, self.config.max_std)
 
     def _density(self, code: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         each = log_density(code, mean, log_std)[:, self.rows]

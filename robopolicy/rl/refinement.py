@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from robopolicy.errors import CheckpointError
 from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.interrupt import interrupt_held, saved_when_interrupted
 from robopolicy.learning.log import MetricsLog
 from robopolicy.learning.nan_guard import NotFiniteError, refuse_broken
 from robopolicy.policies.policy import Policy
+from robopolicy.progress import progress_bar
 from robopolicy.registry import plain
 from robopolicy.rl.checks import Checks
 from robopolicy.rl.refiner import Refiner
@@ -88,7 +87,7 @@ class Refinement:
             wandb=config.wandb,
             config=plain(config),
         )
-        bar = tqdm(
+        bar = progress_bar(
             total=config.steps, initial=self.env_steps, unit="step", unit_scale=True,
             disable=not self.progress, desc=f"{config.method['name']} {self.task.name}",
         )  # fmt: skip

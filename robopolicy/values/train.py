@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.store import EpisodeStore
@@ -29,6 +28,7 @@ from robopolicy.learning.run import open_run
 from robopolicy.learning.train import all_windows, choose_observations
 from robopolicy.policies.actor_critic import ActorCriticPolicy, ActorCriticPolicyConfig
 from robopolicy.policies.policy import Provenance, evaluating
+from robopolicy.progress import progress_bar
 from robopolicy.registry import parse, plain
 from robopolicy.rl import actor_critic
 from robopolicy.rl.actor_critic import ActorCritic
@@ -171,7 +171,7 @@ class ValueTrainer:
         saved, since, since_step = time.monotonic(), time.monotonic(), self.step
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        bar = tqdm(
+        bar = progress_bar(
             total=config.steps, initial=self.step, desc="values", unit="step", disable=not self.progress
         )
         try:
