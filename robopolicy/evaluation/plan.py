@@ -121,11 +121,12 @@ def _refine(cell: Cell, target: Path, config: RunPlanConfig) -> None:
     refinement = prepare(parse(RefineConfig, compose("refine", words), "refine"))
     refinement.run()
     run = refinement.directory
-    steps, rates = read_series(run / "metrics.csv")["success"]
+    series = read_series(run / "metrics.csv")
+    curve = {"steps": series["success"][0], "success": series["success"][1], "return": series["return"][1]}
     summary = json.loads((run / "refine.json").read_text())
     write_result(
         target, cell, _measure(run / "best", cell, config), config=plain(refinement.config),
-        wall_seconds=refinement.seconds, refinement={**summary, "curve": {"steps": steps, "success": rates}},
+        wall_seconds=refinement.seconds, refinement={**summary, "curve": curve},
     )  # fmt: skip
 
 

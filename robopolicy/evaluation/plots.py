@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 
@@ -25,6 +25,7 @@ __all__ = [
     "ORANGE",
     "STYLE",
     "Curve",
+    "Measure",
     "error_by_dimension",
     "pipeline_stages",
     "read_series",
@@ -110,11 +111,14 @@ def refinement_curve(
 
 
 Curve = tuple[Sequence[float], Sequence[float]]
-"""Environment steps, and success at each."""
+"""Environment steps, and success (or return) at each."""
+Measure = Literal["success", "return"]
 
 
-def refinement_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: str | Path) -> None:
-    """Success against environment steps: a panel a task, a colour a method, a line a seed."""
+def refinement_curves(
+    curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: str | Path, what: Measure = "success"
+) -> None:
+    """Success or return against environment steps: a panel a task, a colour a method, a line a seed."""
     colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
     looks = [(style, colour) for style in ("-", "--", ":") for colour in colours]
     with _figure(path, len(curves)) as axes:
@@ -123,10 +127,12 @@ def refinement_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path:
                 for index, (steps, rates) in enumerate(seeds):
                     label = None if index else name
                     axis.plot(steps, rates, style, color=colour, linewidth=1.2, label=label)
-            axis.set(title=task, xlabel="environment steps", ylim=(-0.02, 1.04))
+            axis.set(title=task, xlabel="environment steps")
+            if what == "success":
+                axis.set(ylim=(-0.02, 1.04))
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
             axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2)
-        axes[0].set(ylabel="success rate, selection seeds")
+        axes[0].set(ylabel=f"{'success rate' if what == 'success' else 'mean return'}, selection seeds")
 
 
 def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path) -> None:

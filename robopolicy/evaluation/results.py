@@ -145,10 +145,12 @@ class Section:
 
     title: str
     rows: tuple[Row, ...]
-    table: Literal["success", "comparison", "conditions", "demonstrations", "refinement"] = "success"
+    table: Literal["success", "comparison", "conditions", "demonstrations", "refinement", "returns"] = (
+        "success"
+    )
     """A line for each policy with all seeds; the same with routes and costs; with a column for each way it is
     evaluated, beside the first policy of the same demonstrations; success against the number of
-    demonstrations; or what refinement gained and cost."""
+    demonstrations; what refinement gained and cost; or the same in return."""
     note: str = ""
 
 

@@ -12,13 +12,23 @@ from typing import Any
 from robopolicy.evaluation.check_tables import check_sections, markdown
 from robopolicy.evaluation.machine import describe
 from robopolicy.evaluation.pipeline import markdown as pipeline_table
-from robopolicy.evaluation.plots import Curve, pipeline_stages, refinement_curves, success_by_demonstrations
+from robopolicy.evaluation.plots import (
+    Curve,
+    Measure,
+    pipeline_stages,
+    refinement_curves,
+    success_by_demonstrations,
+)
+from robopolicy.evaluation.ranking import bootstrap_mean
 from robopolicy.evaluation.results import CHECKS, PIPELINES, Cell, Plan, Section, successes
 from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
 
 __all__ = ["HEAD", "NOT_RUN", "TABLES", "Results", "interval_of", "write_page"]
 
 NOT_RUN = "not run"
+SPLIT = "Minutes per million steps: env, sampling, update"
+CURVES: Mapping[str, Measure] = {"refinement": "success", "returns": "return"}
+"""What the curves of a table show."""
 Results = Mapping[Cell, Mapping[str, Any]]
 
 HEAD = """\
@@ -47,13 +57,14 @@ def write_page(plan: Plan, results: Results, path: str | Path, root: str | Path 
         if section.note:
             parts.append(f"{section.note.strip()}\n")
         parts.append(TABLES[section.table](section, results))
-        if section.table == "refinement" and any(c in results for g in _refined(section) for c in g):
+        if what := CURVES.get(section.table):
             picture = path.with_name(f"{_slug(section.title)}.png")
-            refinement_curves(_curves(section, results), picture)
-            parts.append(f"![{section.title}]({picture.name})\n")
-        if section.table == "demonstrations" and (curves := _points(section, results)):
+            if curves := _curves(section, results, what):
+                refinement_curves(curves, picture, what)
+                parts.append(f"![{section.title}]({picture.name})\n")
+        if section.table == "demonstrations" and (points := _points(section, results)):
             picture = path.with_name(f"{_slug(section.title)}.png")
-            success_by_demonstrations(curves, picture)
+            success_by_demonstrations(points, picture)
             parts.append(f"![{section.title}]({picture.name})\n")
     if root is not None:
         parts += [_pipeline(file, path.parent) for file in sorted(Path(root, PIPELINES).glob("*.json"))]
@@ -175,7 +186,7 @@ def _curve(section: Section, results: Results) -> str:
 def _refinement(section: Section, results: Results) -> str:
     """Success of the base and after each method, on the same episodes."""
     head = ["Task", "Method", "Base", "Seeds", "After [95%]", "Gain [95%]", "Steps to 80/90/95% (selection)"]
-    head += ["Steps", "Minutes per million steps: env, sampling, update"]
+    head += ["Steps", SPLIT]
     lines = []
     for cells in _refined(section):
         first, run = cells[0], [cell for cell in cells if cell in results]
@@ -190,12 +201,49 @@ def _refinement(section: Section, results: Results) -> str:
             records = [results[cell]["refinement"] for cell in run]
             line.append("; ".join("/".join(map(_steps, r["steps_to"].values())) for r in records))
             line.append(", ".join(_steps(r["env_steps"]) for r in records))
-            parts = {k: [r["minutes_per_million"][k] for r in records] for k in ("env", "sampling", "update")}
-            line.append(", ".join(f"{sum(values) / len(values):.0f}" for values in parts.values()))
+            line.append(_minutes(records))
         else:
             line += [NOT_RUN, "", "", "", _estimate(first, results)]
         lines.append(line)
     return markdown(head, lines)
+
+
+def _returns(section: Section, results: Results) -> str:
+    """Mean return of the base and after each method, on the same episodes, a line for each seed."""
+    head = ["Task", "Method", "Seed", "Base [95%]", "After [95%]", "Gain [95%]", "Steps", SPLIT]
+    lines = []
+    for cell in itertools.chain.from_iterable(_refined(section)):
+        line = [cell.task, cell.method_label, str(cell.seed)]
+        before, after = (_rewards(each, results) for each in (cell.base, cell))
+        line.append(_mean_return(before))
+        if after is None:
+            line += [NOT_RUN, "", "", _estimate(cell, results)]
+        else:
+            gain = None if before is None else [a - b for a, b in zip(after, before, strict=True)]
+            record = results[cell]["refinement"]
+            line += [_mean_return(after), _mean_return(gain), _steps(record["env_steps"]), _minutes([record])]
+        lines.append(line)
+    return markdown(head, lines)
+
+
+def _rewards(cell: Cell, results: Results) -> list[float] | None:
+    """Return of each episode, in the order of their seeds."""
+    if cell not in results:
+        return None
+    return [float(row["total_reward"]) for row in results[cell]["evaluation"]["episodes"]]
+
+
+def _mean_return(values: Sequence[float] | None) -> str:
+    if values is None:
+        return NOT_RUN
+    found = bootstrap_mean(values)
+    return f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}]"
+
+
+def _minutes(records: Sequence[Mapping[str, Any]]) -> str:
+    """Mean minutes a million steps that environment, sampling and update take."""
+    parts = {k: [r["minutes_per_million"][k] for r in records] for k in ("env", "sampling", "update")}
+    return ", ".join(f"{sum(values) / len(values):.0f}" for values in parts.values())
 
 
 def _estimate(cell: Cell, results: Results) -> str:
@@ -216,14 +264,14 @@ def _refined(section: Section) -> list[list[Cell]]:
     return [cells for cells in _groups(section) if cells[0].method]
 
 
-def _curves(section: Section, results: Results) -> dict[str, dict[str, list[Curve]]]:
-    """Success against steps, for each task, each method and each seed."""
+def _curves(section: Section, results: Results, what: Measure) -> dict[str, dict[str, list[Curve]]]:
+    """Success or return against steps, for each task, each method and each seed."""
     curves: dict[str, dict[str, list[Curve]]] = {}
     for cell in itertools.chain.from_iterable(_refined(section)):
         if cell in results:
             curve = results[cell]["refinement"]["curve"]
             methods = curves.setdefault(cell.task, {})
-            methods.setdefault(cell.method_label, []).append((curve["steps"], curve["success"]))
+            methods.setdefault(cell.method_label, []).append((curve["steps"], curve[what]))
     return curves
 
 
@@ -306,4 +354,5 @@ TABLES = {
     "conditions": _conditions,
     "demonstrations": _curve,
     "refinement": _refinement,
+    "returns": _returns,
 }

@@ -26,6 +26,7 @@ from robopolicy.vector import LaneVectorEnv
 from robopolicy.world.imagined import ImaginedVectorEnv
 
 if TYPE_CHECKING:
+    from robopolicy.evaluation.evaluate import Evaluation
     from robopolicy.rl.refine import RefineConfig
 
 __all__ = ["COUNTS", "HOLDING", "MILESTONES", "PARTS", "TRUSTED", "Refinement"]
@@ -56,6 +57,7 @@ class Refinement:
         self.checks = 0
         """Evaluations done on this run so far."""
         self.best, self.best_step = -1.0, 0
+        self.best_return = -math.inf
         self.measured_at = -1
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.resumed = False
@@ -143,6 +145,7 @@ class Refinement:
             "measured_at": self.measured_at,
             "best": self.best,
             "best_step": self.best_step,
+            "best_return": self.best_return,
             "seconds": self.seconds,
             "distrusted": self.distrusted,
         }
@@ -159,10 +162,11 @@ class Refinement:
     def summary(self) -> str:
         """What was reached and what it cost, for people."""
         found = json.loads((self.directory / "refine.json").read_text())
-        base, best = found["base_success"], found["best_success"]
+        what = "return" if self._by_return else "success"
+        base, best = (self._shown(found[f"{which}_{what}"]) for which in ("base", "best"))
         split = ", ".join(f"{part} {minutes:.1f}" for part, minutes in found["minutes_per_million"].items())
         return (
-            f"{self.directory}: success on selection seeds {base:.0%} -> {best:.0%} (best, at step "
+            f"{self.directory}: {what} on selection seeds {base} -> {best} (best, at step "
             f"{found['best_step']:,} of {found['env_steps']:,}). Minutes a million steps: {split}."
         )
 
@@ -181,14 +185,28 @@ class Refinement:
         policy = self._described(self.refiner.refined() if self.env_steps else self.refiner.initial())
         measured, row = self._checks(policy)
         self.distrusted = self.distrusted + 1 if self._checks.too_optimistic(row) else 0
-        if measured.success_rate >= self.best:  # the newest of equally good ones
+        if self._better(measured):
             self.best, self.best_step = measured.success_rate, self.env_steps
+            self.best_return = measured.mean_return
             ckpt.save_checkpoint(self.directory / "best", policy)
         self.checks = self.env_steps // self.config.evaluate.every + 1
         self.measured_at = self.env_steps
         spent = time.perf_counter() - started
         self.seconds["evaluation"] += spent
         return {**row, "seconds_evaluation": spent}
+
+    def _better(self, measured: Evaluation) -> bool:
+        """Than the best so far: in success, or in return where success is a return; newer ones win draws."""
+        if self._by_return:
+            return measured.mean_return >= self.best_return
+        return measured.success_rate >= self.best
+
+    @property
+    def _by_return(self) -> bool:
+        return "goal" in self.task.env
+
+    def _shown(self, value: float) -> str:
+        return f"{value:.0f}" if self._by_return else f"{value:.0%}"
 
     def _line(self, row: Mapping[str, float]) -> str:
         names = {
@@ -199,7 +217,8 @@ class Refinement:
             "steps_per_s": "steps/s",
         }
         parts = [f"{short} {row[key]:.3g}" for key, short in names.items() if key in row]
-        return ", ".join([*parts, *([f"best {self.best:.0%}"] if self.checks else [])])
+        best = self.best_return if self._by_return else self.best
+        return ", ".join([*parts, *([f"best {self._shown(best)}"] if self.checks else [])])
 
     def _refuse_broken(self, row: Mapping[str, float]) -> None:
         bad = [key for key, value in row.items() if not math.isfinite(value)]
@@ -216,6 +235,8 @@ class Refinement:
             "env_steps": self.env_steps,
             "base_success": curve[0][1],
             "best_success": self.best,
+            "base_return": next(row["return"] for row in rows if "success" in row),
+            "best_return": self.best_return,
             "best_step": self.best_step,
             "final_success": curve[-1][1],
             "steps_to": {
@@ -237,6 +258,7 @@ class Refinement:
         self.refiner.restore(state["refiner"])
         self.checks, self.measured_at = int(state["checks"]), int(state["measured_at"])
         self.best, self.best_step = float(state["best"]), int(state["best_step"])
+        self.best_return = float(state["best_return"])
         self.seconds = dict(state["seconds"])
         self.distrusted = int(state.get("distrusted", 0))
         self.resumed = True

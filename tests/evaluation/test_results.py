@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_plan_lists_each_cell_once_in_order(tmp_path: Path) -> None:
     "text, message",
     [
         ("sections: [{title: x, rowz: []}]", "rowz.*Did you mean 'rows'"),
-        ("sections: [{title: x, table: pie, rows: []}]", "demonstrations, refinement, success"),
+        ("sections: [{title: x, table: pie, rows: []}]", "demonstrations, refinement, returns, success"),
         (PLAN.replace("[lift, can]", "lift"), "task is a list"),
         (PLAN.replace("seeds: [0, 1]}", "seeds: []}"), "seeds is a list"),
         ("sections:\n  - title: one: two", r"plan.yaml is not YAML(.|\n)*line 2"),
@@ -162,7 +163,7 @@ sections:
         "env_steps": 200_000,
         "steps_to": {"80%": 50_000, "90%": None},
         "minutes_per_million": {"env": 10.0, "sampling": 3.0, "update": 5.0},
-        "curve": {"steps": [0, 50_000], "success": [0.4, 0.8]},
+        "curve": {"steps": [0, 50_000], "success": [0.4, 0.8], "return": [10.0, 20.0]},
     }
     for cell in refined:
         write_result(
@@ -182,6 +183,14 @@ sections:
     assert other.settings == ("steps=2_000_000",)
     assert "| about 0.6 h a seed at 18 minutes a million steps |" in page
     assert (tmp_path / "refined.png").stat().st_size > 1000
+    _plan(tmp_path, plan.replace("table: refinement", "table: returns"))
+    write_page(read_plan(tmp_path / "plan.yaml"), read_results(tmp_path), tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    assert re.search(
+        r"\| lift \| dppo \| 1 \| (\d+) \[\d+, \d+\] \| (\d+) \[.*\] \| 200k \| 10, 3, 5 \|", page
+    )
+    assert "| lift | dsrl | 0 |" in page
+    assert "not run" in page
 
 
 def test_policies_stand_side_by_side_with_routes_and_costs(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,3 +235,16 @@ def test_the_command_refines_and_says_what_is_next(
     said = capsys.readouterr().out
     assert f"evaluate.py checkpoint={tmp_path}/run/best" in said
     assert "Minutes a million steps" in said
+
+
+@pytest.mark.parametrize(("env", "kept"), [({"goal": 100.0}, 2), ({}, 1)])
+def test_where_success_is_a_return_the_best_checkpoint_has_the_highest_return(
+    env: dict[str, float], kept: int
+) -> None:
+    refinement = object.__new__(Refinement)
+    refinement.task = dataclasses.replace(toy_task(), env={**toy_task().env, **env})
+    refinement.best, refinement.best_return = 0.1, 50.0
+    measured = [SimpleNamespace(success_rate=0.0, mean_return=40.0)]
+    measured += [SimpleNamespace(success_rate=0.2, mean_return=30.0)]
+    measured += [SimpleNamespace(success_rate=0.0, mean_return=60.0)]
+    assert [refinement._better(each) for each in measured] == [n == kept for n in range(3)]  # type: ignore[arg-type]
