@@ -255,7 +255,10 @@ def _spec(images: Mapping[str, ObservationSpec], control_hz: float) -> Spec:
         representation="ee_delta",
         unit="1 cm",
         gripper="-1 open, +1 closed",
-        parts=(ActionPart(kind="position", size=3), ActionPart(kind="gripper", size=1)),
+        parts=(
+            ActionPart(kind="position", size=3, adds_to="robot-state", gain=0.01),
+            ActionPart(kind="gripper", size=1),
+        ),
     )
     return Spec(observations=observations, action=action, control_hz=control_hz)
 

@@ -70,6 +70,11 @@ class ActionPart:
     rotation: Rotation | None = None
     reference: str | None = None
     """Observation key that holds the current value of this part (for delta and relative encodings)."""
+    adds_to: str | None = None
+    """Observation key whose first numbers follow a target that every such action is added to, whether they
+    can follow or not."""
+    gain: float = 1.0
+    """How far an action of 1 moves that target, in the observation's unit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,10 @@ class PPOConfig(ProximalConfig):
 
     batch_size: int = 600
     """Chunks."""
-    clip: float = 0.01
+    actor_rate: float = 3e-5
+    clip: float = 0.05
     """Of the mean log-ratio of an entry."""
-    min_std: float = 0.05
+    min_std: float = 0.1
     """Of encoded actions while practising. A clone's own is small where its demonstrations agree, and there
     one update moves every ratio out of its range."""
     max_std: float = 0.1

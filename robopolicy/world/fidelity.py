@@ -209,8 +209,7 @@ def _imagined(
 ) -> np.ndarray:
     horizon = world.config.history
     rows = np.maximum(np.arange(moment - horizon + 1, moment + 1), 0)
-    seen = {key: torch.from_numpy(episode[key][rows])[None] for key in world.spec.observations}
-    history = world.join(seen).float().repeat(BRANCHES, 1, *[1] * len(world.frame_shape))
+    history = world.frames(episode)[rows][None].repeat(BRANCHES, 1, *[1] * len(world.frame_shape))
     past = torch.full((1, horizon - 1, actions.shape[-1]), torch.nan)
     for j, row in enumerate(range(moment - horizon + 1, moment)):
         if row >= 0:

@@ -87,6 +87,10 @@ class Recordings:
         observation |= {SUCCESS: self._label[rows], TASK: self._task[row]}
         return Batch(observation=observation, action=self.action[rows], mask=rows == wanted)
 
+    def cut(self, rows: Tensor) -> list[Tensor]:
+        """Values of all rows `[R, ...]`, by episode."""
+        return list(rows.tensor_split(self.starts[1:]))
+
     def _read(self, sources: Sequence[Source], key: str) -> Tensor:
         parts = [part for s in sources for part in blocks(s.store, key, np.asarray(s.episodes))]
         return torch.from_numpy(np.concatenate(parts)).to(self.device)

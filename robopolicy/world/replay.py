@@ -35,20 +35,27 @@ class Replay:
 
 
 @torch.inference_mode()
-def replay(world: World, episodes: Sequence[Episode], tasks: Sequence[int], *, seed: int = 0) -> Replay:
-    """Imagine each episode from its first row under its own actions."""
+def replay(
+    world: World, episodes: Sequence[Episode], tasks: Sequence[int], *, anchor: int = 0, seed: int = 0
+) -> Replay:
+    """Imagine each episode from its first row under its own actions.
+
+    Args:
+        anchor: steps after which imagination goes on from what was recorded; 0 for never.
+    """
     device, horizon, count = world.device, world.config.history, len(episodes)
     lengths = torch.tensor([len(episode["action"]) for episode in episodes])
     longest = int(lengths.max())
-    keys = list(world.spec.observations)
-    real = world.join({key: _padded([e[key] for e in episodes], longest).to(device) for key in keys}).float()
-    actions = _padded([e["action"] for e in episodes], longest).float().to(device)
+    real = _padded([world.frames(episode) for episode in episodes], longest)
+    actions = _padded([torch.as_tensor(e["action"], device=device).float() for e in episodes], longest)
     history = real[:, :1].expand(-1, horizon, *world.frame_shape).clone()
     past = torch.full((count, horizon - 1, world.spec.action.size), torch.nan, device=device)
     task = torch.as_tensor(tasks, device=device)
     generator = torch.Generator(device).manual_seed(derive(seed, "replay"))
     frames, success, doubts = [], [], []
     for t in range(longest):
+        if anchor and t % anchor == 0:
+            history = real[:, [max(0, row) for row in range(t - horizon + 1, t + 1)]]
         noise = torch.randn((count, *world.noise_shape), generator=generator, device=device)
         seen = torch.cat([past, actions[:, t, None]], 1)
         made = world.imagine(history, seen, task, noise)
@@ -69,6 +76,6 @@ def replay(world: World, episodes: Sequence[Episode], tasks: Sequence[int], *, s
     )
 
 
-def _padded(rows: Sequence[np.ndarray], length: int) -> Tensor:
+def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
     """`[N, length, ...]`, each last row repeated."""
-    return torch.from_numpy(np.stack([r[np.minimum(np.arange(length), len(r) - 1)] for r in rows]))
+    return torch.stack([row[torch.arange(length).clamp_max(len(row) - 1)] for row in rows])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,17 +21,20 @@ from robopolicy.networks.ensemble_mlp import EnsembleMLP
 from robopolicy.networks.regressor import Regressor
 from robopolicy.registry import register
 from robopolicy.spec import Spec
+from robopolicy.world.target import TARGET, Targets
 from robopolicy.world.world import SUCCESS, TASK, Imagined, World, WorldConfig
 
 if TYPE_CHECKING:
     from robopolicy.data.windows import Batch
     from robopolicy.world.recordings import Recordings
 
-__all__ = ["CLOSE", "PREDICTED", "StateWorld", "StateWorldConfig", "copies"]
+__all__ = ["CLOSE", "LOST", "PREDICTED", "StateWorld", "StateWorldConfig", "copies"]
 
 PREDICTED = -1
 CLOSE = 5.0
 """Deviations from the mean beyond which the success model sees no difference."""
+LOST = 20.0
+"""Usual changes of one step by which an imagination can be off and still teach something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +53,8 @@ class StateWorldConfig(WorldConfig):
     blocks: int = 2
     members: int = 1
     """Networks of the ensemble; each learns from its own part of every batch."""
-    jitter: float = 0.1
-    """Noise on the history in training, in standard deviations of a step's change."""
-    unroll: int = 3
-    """Steps of a training window; from the second on the model sees its own predictions."""
+    unroll: int = 8
+    """Steps imagined in training, at most; their errors teach all steps before them."""
     success_width: int = 128
     far: float = 20.0
     """Deviations from the mean at which an imagination counts as lost."""
@@ -60,8 +63,8 @@ class StateWorldConfig(WorldConfig):
         super().__post_init__()
         if min(self.width, self.blocks, self.members, self.unroll, self.success_width) < 1:
             raise ConfigError(f"world=state needs sizes, members, unroll >= 1, got {self}.")
-        if self.jitter < 0 or self.far <= 0:
-            raise ConfigError(f"world=state needs jitter >= 0 and far > 0, got {self.jitter}, {self.far}.")
+        if self.far <= 0:
+            raise ConfigError(f"world=state needs far > 0, got {self.far}.")
 
 
 @register("world", "state")
@@ -70,7 +73,7 @@ class StateWorld(World):
 
     Numbers that are always a number of the frame before (a goal that stays, a copy of the last step that
     environments like Meta-World's append) are found in the data and copied; the others are predicted, as
-    changes in units of their deviation.
+    changes in units of their deviation. Behind the D numbers of a frame stand Da `targets`, which it knows.
     """
 
     config: StateWorldConfig
@@ -90,11 +93,12 @@ class StateWorld(World):
         self.sizes = [int(torch.Size(shape).numel()) for shape in self.shapes.values()]
         size, tasks = sum(self.sizes), len(config.tasks)
         self.members = config.members
-        self.frame_shape = self.noise_shape = (size,)
+        self.size, self.targets = size, Targets(spec, self._where())
+        self.noise_shape, self.frame_shape = (size,), (size + spec.action.size,)
         for name in ("center", "spread", "step"):
             self.register_buffer(name, torch.zeros(size) if name == "center" else torch.ones(size))
         self.register_buffer("source", torch.full((size,), PREDICTED))
-        condition = config.history * (size + self.code.size) + tasks
+        condition = config.history * (size + self.code.size) + spec.action.size + tasks
         self.network = EnsembleMLP(config.members, size, condition, width=config.width, blocks=config.blocks)
         self.judge = Regressor(size + tasks, 1, width=config.success_width, blocks=1)
 
@@ -102,75 +106,90 @@ class StateWorld(World):
     def fit(self, recordings: Recordings) -> None:
         """Means, deviations, and which numbers are copies."""
         super().fit(recordings)
-        frames = self.join(recordings.observation)
+        frames = self._states(recordings.observation)
         moved = recordings.gather(torch.arange(len(recordings)))
-        pair = self.join({key: moved.observation[key][:, -2:] for key in self.shapes})
-        before, after = pair.unbind(1)
+        before, after = self._states({key: moved.observation[key][:, -2:] for key in self.shapes}).unbind(1)
         self.center.copy_(frames.mean(0))
         self.spread.copy_(_positive(frames.std(0, correction=0)))
         self.step.copy_(_positive((after - before).std(0, correction=0)))
         self.source.copy_(copies(before, after))
+        self.targets.fit(recordings.cut(frames), recordings.cut(recordings.action))
+
+    @torch.no_grad()
+    def annotate(self, recordings: Recordings) -> None:
+        """Add the targets of every row."""
+        frames = recordings.cut(self._states(recordings.observation))
+        each = zip(frames, recordings.cut(recordings.action), strict=True)
+        recordings.observation[TARGET] = torch.cat([self.targets.along(*pair) for pair in each])
+
+    def frames(self, episode: Mapping[str, np.ndarray]) -> Tensor:
+        """Of an episode, with its targets."""
+        found = super().frames(episode)
+        actions = torch.as_tensor(episode["action"], dtype=found.dtype, device=found.device)
+        found[:, self.size :] = self.targets.along(found[:, : self.size], actions)
+        return found
 
     @property
     def unit(self) -> Tensor:
         """One step's deviation."""
-        return self.step.masked_fill(self.source != PREDICTED, torch.inf)
+        usual = self.step.masked_fill(self.source != PREDICTED, torch.inf)
+        return torch.cat([usual, usual.new_full((self.spec.action.size,), torch.inf)])
 
     def join(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """`[..., D]`, in the order of the spec."""
-        return torch.cat(
-            [
-                observation[key].flatten(observation[key].ndim - len(shape)) if shape else observation[key]
-                for key, shape in self.shapes.items()
-            ],
-            -1,
-        )
+        """`[..., D + Da]`, in the order of the spec; targets that are not told are at rest."""
+        states = self._states(observation)
+        target = observation.get(TARGET)
+        return torch.cat([states, self.targets.start(states) if target is None else target], -1)
 
     def split(self, frame: Tensor) -> dict[str, Tensor]:
         """By key."""
-        parts = frame.split(self.sizes, -1)
+        parts = frame[..., : self.size].split(self.sizes, -1)
         return {
             key: part.unflatten(-1, shape)
             for (key, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """EDM's loss of the changes, and the success model's on real and on imagined frames."""
+        """EDM's loss of one change, how far an imagination of several steps strays, and the success model's.
+
+        The number of steps is drawn for each batch; errors of later ones count less, and reach back through
+        all steps before them. Trained on its own predictions without that, a model learns to distrust what it
+        is given, and its first step gets worse.
+        """
         config, horizon, members = self.config, self.config.history, self.config.members
         usable = len(batch.action) // members * members
         assert batch.mask is not None
         mask = batch.mask[:usable]
-        frames = self.join({key: batch.observation[key][:usable] for key in self.shapes})
+        frames = self.join(batch.observation)[:usable]
         actions = batch.action[:usable].masked_fill(~mask[..., None], torch.nan)
         labels, task = batch.observation[SUCCESS][:usable], batch.observation[TASK][:usable]
-        history = self._jittered(frames[:, :horizon], generator)
-        dynamics, judged = frames.new_zeros(()), frames.new_zeros(())
-        for step in range(config.unroll):
-            now, target = horizon - 1 + step, frames[:, horizon + step]
+        steps = int(torch.randint(1, config.unroll + 1, (), generator=generator, device=generator.device))
+        begin = config.unroll - steps
+        history = frames[:, begin : begin + horizon]
+        dynamics, strayed, judged = (frames.new_zeros(()) for _ in range(3))
+        free = self.source == PREDICTED
+        for step in range(steps):
+            now = begin + horizon - 1 + step
+            acted, target = actions[:, now + 1 - horizon : now + 1], frames[:, now + 1]
             inside = mask[:, now].float()
-            condition, _ = self._condition(history, actions[:, step : horizon + step], task)
+            condition, _ = self._condition(history, acted, task)
             context = self.network.context(condition.unflatten(0, (members, -1)))
-            change = ((target - history[:, -1]) / self.step).unflatten(0, (members, -1))
-            sigma = self.draw_levels(change.shape[:2], generator)
-            noise = torch.randn(change.shape, generator=generator, device=change.device)
-            keep, out, scale = edm_scales(sigma[..., None], 1.0)
-            noisy = change + sigma[..., None] * noise
-            output = self.network(noisy * scale, noise_level(sigma.flatten()), context)
-            free = (self.source == PREDICTED).float()
-            error = ((output - (change - keep * noisy) / out) ** 2 * free).flatten(0, 1).sum(-1)
-            dynamics = dynamics + (error * inside).sum() / (inside.sum() * free.sum()).clamp_min(1)
-            with torch.no_grad():
-                guess = self._moved(history[:, -1], (keep * noisy + out * output).flatten(0, 1))
-            for frame in (target, guess):
-                judged = judged + self._judge_loss(frame, task, labels[:, horizon + step], inside)
-            if step + 1 < config.unroll:
-                with torch.no_grad():
-                    start = torch.randn(guess.shape, generator=generator, device=guess.device)
-                    following = self._sample(history, start, context, steps=1)[0]
-                following = torch.where(inside[:, None] > 0, following, target)
-                history = torch.cat([history[:, 1:], following[:, None]], 1)
-        dynamics, judged = dynamics / config.unroll, judged / (2 * config.unroll)
-        return dynamics + judged, {"dynamics": dynamics.detach(), "success_model": judged.detach()}
+            if step == 0:
+                change = (target - history[:, -1])[:, : self.size] / self.step
+                error = self._denoising_error(change, context, generator)[:, free].mean(-1)
+                dynamics = (error * inside).sum() / inside.sum().clamp_min(1)
+            start = torch.randn((usable, self.size), generator=generator, device=frames.device)
+            following = self._sample(history, acted[:, -1], start, context, steps=1)[0]
+            away = ((following - target)[:, : self.size] / self.step)[:, free].clamp(-LOST, LOST)
+            error = away.square().mean(-1) / (step + 1)
+            strayed = strayed + (error * inside).sum() / inside.sum().clamp_min(1)
+            for frame in (target, following.detach()):
+                judged = judged + self._judge_loss(frame, task, labels[:, now + 1], inside)
+            following = torch.where(inside[:, None] > 0, following, target)
+            history = torch.cat([history[:, 1:], following[:, None]], 1)
+        strayed, judged = strayed / steps, judged / (2 * steps)
+        logs = {"dynamics": dynamics, "strayed": strayed, "success_model": judged}
+        return dynamics + strayed + judged, {name: value.detach() for name, value in logs.items()}
 
     def imagine(self, history: Tensor, actions: Tensor, task: Tensor, noise: Tensor) -> Imagined:
         """The next state; copies are copied."""
@@ -181,7 +200,12 @@ class StateWorld(World):
         condition, clipped = self._condition(history, actions, task)
         own = condition.unflatten(0, (-1, members)).transpose(0, 1)
         frame, first = self._sample(
-            history, noise, self.network.context(own), interleaved=True, steps=self.config.steps
+            history,
+            actions[:, -1],
+            noise,
+            self.network.context(own),
+            interleaved=True,
+            steps=self.config.steps,
         )
         if members == 1:
             return Imagined(frame[:rows], frame.new_zeros(rows), clipped[:rows])
@@ -201,7 +225,14 @@ class StateWorld(World):
         return (self._normal(frame).abs() < self.config.far).all(-1)
 
     def _sample(
-        self, history: Tensor, noise: Tensor, context: Tensor, *, steps: int, interleaved: bool = False
+        self,
+        history: Tensor,
+        action: Tensor,
+        noise: Tensor,
+        context: Tensor,
+        *,
+        steps: int,
+        interleaved: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Next frames by Euler's method, and what the network saw first `[B, D]`.
 
@@ -221,32 +252,56 @@ class StateWorld(World):
         sigmas = self.sigmas if steps == self.config.steps else self.sigmas[[0, -1]]
         change = denoise(estimate, noise, sigmas)
         first = noise * edm_scales(self.sigmas[:1].to(noise), 1.0)[2]
-        return self._moved(history[:, -1], change), first
+        return self._moved(history[:, -1], action, change), first
 
-    def _moved(self, now: Tensor, change: Tensor) -> Tensor:
+    def _denoising_error(self, change: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+        """EDM's squared errors of changes `[B, D]` at noise levels of their own, weighted as there."""
+        change = change.unflatten(0, (self.config.members, -1))
+        sigma = self.draw_levels(change.shape[:2], generator)
+        keep, out, scale = edm_scales(sigma[..., None], 1.0)
+        noise = torch.randn(change.shape, generator=generator, device=change.device)
+        noisy = change + sigma[..., None] * noise
+        output = self.network(noisy * scale, noise_level(sigma.flatten()), context)
+        error: Tensor = (output - (change - keep * noisy) / out).square().flatten(0, 1)
+        return error
+
+    def _moved(self, now: Tensor, action: Tensor, change: Tensor) -> Tensor:
         """The frame after a change `[B, D]` in units of steps; copies are what they copy."""
+        states, target = now[:, : self.size], now[:, self.size :]
         predicted = self.source == PREDICTED
-        return torch.where(predicted, now + change * self.step, now[:, self.source.clamp_min(0)])
+        moved = torch.where(predicted, states + change * self.step, states[:, self.source.clamp_min(0)])
+        return torch.cat([moved, self.targets.follow(target, action)], -1)
+
+    def _where(self) -> dict[str, int]:
+        """With which of the D numbers each observation begins."""
+        begins = itertools.accumulate(self.sizes, initial=0)
+        return dict(zip(self.shapes, begins, strict=False))
+
+    def _states(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """What is observed, `[..., D]`."""
+        return torch.cat(
+            [
+                observation[key].flatten(observation[key].ndim - len(shape)) if shape else observation[key]
+                for key, shape in self.shapes.items()
+            ],
+            -1,
+        )
 
     def _normal(self, frame: Tensor) -> Tensor:
-        return (frame - self.center) / self.spread
+        return (frame[..., : self.size] - self.center) / self.spread
 
     def _condition(self, history: Tensor, actions: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
-        """The present state, the changes before, the actions and the task, `[B, C]`; and what was clipped."""
+        """Present state, changes before, targets, actions and task, `[B, C]`; and what was clipped."""
         features, clipped = self.encode_actions(actions, history)
-        parts = [self._normal(history[:, -1]), (history.diff(dim=1) / self.step).flatten(1)]
-        known = F.one_hot(task, len(self.config.tasks)).float()
-        return torch.cat([*parts, features.flatten(1), known], -1), clipped[:, -1].any(-1)
-
-    def _jittered(self, history: Tensor, generator: torch.Generator) -> Tensor:
-        """A history `[B, H, D]` as an imagination might have it: a little off, its copies still copies."""
-        if not self.config.jitter:
-            return history
-        drawn = torch.randn(history.shape, generator=generator, device=history.device)
-        predicted = self.source == PREDICTED
-        off = history + drawn * (self.config.jitter * self.step * predicted)
-        copied = torch.where(predicted, off[:, 1:], off[:, :-1, self.source.clamp_min(0)])
-        return torch.cat([off[:, :1], copied], 1)
+        states, target = history[..., : self.size], history[:, -1, self.size :]
+        parts = [
+            self._normal(history[:, -1]),
+            (states.diff(dim=1) / self.step).flatten(1),
+            self.targets.distances(states[:, -1], target),
+            features.flatten(1),
+            F.one_hot(task, len(self.config.tasks)).float(),
+        ]
+        return torch.cat(parts, -1), clipped[:, -1].any(-1)
 
     def _logit(self, frame: Tensor, task: Tensor) -> Tensor:
         seen = self._normal(frame).clamp(-CLOSE, CLOSE)

@@ -31,6 +31,7 @@ from robopolicy.world.success import Rule, choose_rule
 from robopolicy.world.world import FINISHED, World
 
 __all__ = [
+    "ANCHOR",
     "MAY_CHANGE",
     "USUAL",
     "Held",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 MAY_CHANGE = ("device", "trainer.threads", "trainer.wandb", "trainer.keep")
+ANCHOR = 25
+"""Steps after which a held-out episode is taken up again where it really was, to set the rule of success."""
 USUAL = 0.99
 """Quantile of the disagreement on held-out episodes that counts as usual."""
 
@@ -110,8 +113,12 @@ class WorldTraining:
 
 
 def set_rule(world: World, held: Held) -> tuple[Replay, Rule]:
-    """Choose the rule of success on held-out episodes and keep it in the model."""
-    imagined = replay(world, held.episodes, held.tasks)
+    """Choose the rule of success on held-out episodes and keep it in the model.
+
+    They are imagined in parts, so that the rule is about what success looks like; after a hundred steps under
+    recorded actions, to which no policy responds, an imagination has often left the recording.
+    """
+    imagined = replay(world, held.episodes, held.tasks, anchor=ANCHOR)
     rule = choose_rule(imagined.success.cpu().numpy(), imagined.recorded.cpu().numpy(), held.succeeded)
     world.threshold.fill_(rule.threshold)
     world.consecutive.fill_(rule.consecutive)
@@ -150,6 +157,8 @@ def prepare(config: TrainWorldConfig, *, progress: bool = True) -> WorldTraining
 
     training, validation = recordings(0), recordings(1)
     world.fit(training)
+    for each in (training, validation):
+        world.annotate(each)
     world.provenance = Provenance(
         task=tasks[0],
         used_seeds=tuple(dict.fromkeys(int(s) for store in stores for s in store.seeds if s >= 0)),

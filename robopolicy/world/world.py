@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,6 +142,15 @@ class World(Model, abc.ABC):
                 if not (self.relative and part.reference) or part.kind == "gripper":
                     bound[here] = torch.tensor(bounds[there], dtype=mine.dtype, device=mine.device)
             mine.copy_(torch.where(bound.isfinite(), bound, seen))
+
+    def annotate(self, recordings: Recordings) -> None:
+        """Add to their observations what else `join` takes, once the statistics are known."""
+        del recordings
+
+    def frames(self, episode: Mapping[str, np.ndarray]) -> Tensor:
+        """The frames `[T, *F]` of an episode: observations before each action, and "action"."""
+        keys = self.spec.observations
+        return self.join({key: torch.as_tensor(episode[key], device=self.device) for key in keys}).float()
 
     def asked(self, action: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
         """What actions `[N, Da]` ask for, `[N, Dz]`: a pose is told from the present one.

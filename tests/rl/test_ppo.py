@@ -26,7 +26,7 @@ def make(policy: Any = None, lanes: int = 4, **changes: Any) -> PPO:
 
 
 def test_the_cap_is_shared_by_sampling_and_density() -> None:
-    refiner = make(toy_policy(**GAUSSIAN, min_std=0.5), max_std=0.05)
+    refiner = make(toy_policy(**GAUSSIAN, min_std=0.5), min_std=0.01, max_std=0.05)
     condition = refiner._look()[1].repeat(500, 1, 1)
     drawn = refiner.draw(condition)
     mean = refiner.tuned.practising(condition, 0.05, 0.05)[0]
