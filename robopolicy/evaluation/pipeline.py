@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class PipelineConfig:
     """Report episodes after every stage, the same ones."""
     stages: Mapping[str, tuple[str, ...]]
     """Command lines of each, without ``python scripts/``."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What the lines of a stages file take besides, as `${values.seed}`."""
     until: str | None = None
     """The last stage to run."""
     results: str | None = None
@@ -76,7 +78,7 @@ def run_pipeline(config: PipelineConfig) -> list[dict[str, Any]]:
             _write(journal_file, journal)
         rows.append(_row(out, stage, sum(journal[line] for line in lines), rows))
         for target in {str(out / "pipeline.json"), config.results} - {None}:
-            _write_table(Path(str(target)), config.task, rows)
+            _write_table(Path(str(target)), config.task, config.values, rows)
         print(markdown(rows), flush=True)
         if stage == config.until:
             break
@@ -182,11 +184,11 @@ def _gain(after: Mapping[str, bool], before: Mapping[str, bool]) -> dict[str, fl
     return asdict(paired_difference(*pair).interval)
 
 
-def _write_table(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
+def _write_table(path: Path, task: str, values: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
     """What stands in the file already keeps the stamp of the run that measured it."""
     if path.is_file() and json.loads(path.read_text())["stages"][: len(rows)] == rows:
         return
-    _write(path, {"task": task, "stages": rows, **stamp()})
+    _write(path, {"task": task, "values": dict(values), "stages": rows, **stamp()})
 
 
 def _write(path: Path, values: Any) -> None:
