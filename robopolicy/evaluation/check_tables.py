@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robopolicy.evaluation.recorded_table import recorded_rows
+
 __all__ = ["SECTIONS", "Files", "Values", "check_sections", "markdown"]
 
 Values = Mapping[str, Any]
@@ -297,6 +299,10 @@ def _worlds(files: Files) -> str:
     return markdown(head, lines)
 
 
+def _recorded(files: Files) -> str:
+    return markdown(*recorded_rows(list(files.values())))
+
+
 def _imagined(files: Files) -> str:
     lines = [
         [
@@ -324,6 +330,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "itps": ("Human guidance on avoidance", _guidance),
     "composition": ("Composition of two policies", _composed),
     "values": ("Choosing by values", _steered),
+    "recorded": ("What recorded episodes alone bring", _recorded),
     "world_speed": ("Speed of imagination", _imagined),
     "world": ("World models", _worlds),
 }

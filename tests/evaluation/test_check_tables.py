@@ -97,3 +97,17 @@ def test_what_has_no_table_is_named_all_the_same(tmp_path: Path) -> None:
     assert check_sections(tmp_path) == ""
     (tmp_path / "new.json").write_text("{}")
     assert "`checks/new.json` (unstamped)" in check_sections(tmp_path)
+
+
+def test_practice_in_imagination_stands_beside_what_else_recordings_bring(tmp_path: Path) -> None:
+    def stage(name: str, first: int) -> dict[str, object]:
+        solved = {str(seed): seed < first for seed in range(20)}
+        return {"stage": name, "recorded_episodes": 10, "solved": solved}
+
+    for seed in (0, 1):
+        stages = [stage("cloned", 8), stage("successes", 9), stage("values", 2), stage("imagined", 18 + seed)]
+        values = {"task": "soccer", "values": {"policy": "gaussian", "seed": seed}, "stages": stages}
+        (tmp_path / f"recorded_soccer_gaussian_seed{seed}.json").write_text(json.dumps(values))
+    page = check_sections(tmp_path)
+    assert "| soccer | gaussian | 40 | 8/20 | 9/20, 9/20 | 2/20, 2/20 | 18/20, 19/20 | better (+52.5%" in page
+    assert "| successes: better (+47.5%" in page

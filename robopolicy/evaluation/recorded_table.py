@@ -1,0 +1,53 @@
+"""What recorded episodes alone brought: the table of pipelines of ``stages=recorded``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robopolicy.evaluation.statistics import paired_difference
+
+__all__ = ["recorded_rows"]
+
+BASE, OURS = "cloned", "imagined"
+
+
+def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines, a line for each task and policy, over its training seeds.
+
+    Every stage has played the same report episodes, so that differences are paired.
+
+    Args:
+        files: what ``scripts/pipeline.py`` wrote.
+    """
+    stages = [row["stage"] for row in files[0]["stages"]]
+    others = [stage for stage in stages if stage not in (BASE, OURS)]
+    head = ["Task", "Policy", "Recorded episodes", "Cloned", *map(str.capitalize, others), OURS.capitalize()]
+    head += ["Gain of practice over the clone [95%]", "Over the better of the others [95%]"]
+
+    def kind(values: Mapping[str, Any]) -> tuple[str, str]:
+        return values["task"], values["values"]["policy"]
+
+    lines = []
+    for (task, policy), group in itertools.groupby(sorted(files, key=kind), kind):
+        runs = list(group)
+        solved = {stage: [_solved(values, stage) for values in runs] for stage in stages}
+        rival = max(others, key=lambda stage: sum(map(sum, solved[stage])))
+        line = [task, policy, str(sum(row["recorded_episodes"] for row in runs[0]["stages"]))]
+        line.append(_counts(solved[BASE][:1]))
+        line += [_counts(solved[stage]) for stage in (*others, OURS)]
+        line.append(str(paired_difference(solved[OURS], solved[BASE][:1])))
+        line.append(f"{rival}: {paired_difference(solved[OURS], solved[rival])}")
+        lines.append(line)
+    return head, lines
+
+
+def _solved(values: Mapping[str, Any], stage: str) -> list[bool]:
+    """Of each report episode, in the order of their seeds."""
+    (row,) = (row for row in values["stages"] if row["stage"] == stage)
+    return [bool(row["solved"][seed]) for seed in sorted(row["solved"], key=int)]
+
+
+def _counts(runs: Sequence[Sequence[bool]]) -> str:
+    return ", ".join(f"{sum(run)}/{len(run)}" for run in runs)
