@@ -288,7 +288,7 @@ def _worlds(files: Files) -> str:
         line = [
             name.removeprefix("world_"),
             values["encoding"],
-            str(values["states"]),
+            f"{values['states']} of {'a refined policy' if values.get('visited') else 'held-out episodes'}",
             " / ".join(f"{values['r_squared'][key]:.2f}" for key in ("1", "5", "15")),
             f"{false['count']} of {false['of']}",
             f"{true['count']} of {true['of']}",

@@ -39,7 +39,7 @@ class PipelineConfig:
     episodes: int
     """Report episodes after every stage, the same ones."""
     stages: Mapping[str, tuple[str, ...]]
-    """Command lines of each, without ``python scripts/``."""
+    """Command lines of each, without ``python scripts/``; or modules, after ``-m``."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """What the lines of a stages file take besides, as `${values.seed}`."""
     until: str | None = None
@@ -71,7 +71,7 @@ def run_pipeline(config: PipelineConfig) -> list[dict[str, Any]]:
             if line in journal:
                 print(f"     done: {line}", flush=True)
                 continue
-            print(f"     python scripts/{line}", flush=True)
+            print(f"     python {line if line.startswith('-m ') else f'scripts/{line}'}", flush=True)
             started = time.monotonic()
             _run(line)
             journal[line] = time.monotonic() - started
@@ -118,7 +118,8 @@ def _points(interval: Mapping[str, float] | None) -> str:
 def _run(line: str) -> None:
     script, *words = shlex.split(line)
     scripts = Path(sys.argv[0]).resolve().parent
-    done = subprocess.run([sys.executable, str(scripts / script), *words], check=False)
+    program = [script] if script == "-m" else [str(scripts / script)]
+    done = subprocess.run([sys.executable, *program, *words], check=False)
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:

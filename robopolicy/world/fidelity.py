@@ -1,4 +1,6 @@
-"""How far a world model can be believed: ``python -m robopolicy.world.fidelity <run> [<file.json>]``.
+"""How far a world model can be believed.
+
+``python -m robopolicy.world.fidelity <run> [<file.json> [<store> ...]]``
 
 Losses and pictures do not tell whether a policy can improve in a world model. What does: whether predicted
 differences between actions are the real ones, how errors grow, and how many failures it takes for successes.
@@ -6,8 +8,10 @@ differences between actions are the real ones, how errors grow, and how many fai
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +65,25 @@ class Branches:
     imagined: np.ndarray
 
 
-def fidelity(run: str | Path, *, states: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """Everything, on the run's held-out episodes, JSON-ready."""
+def fidelity(
+    run: str | Path, *, visited: Sequence[str | Path] = (), states: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Everything, on the run's held-out episodes, JSON-ready.
+
+    Args:
+        visited: stores whose states are asked about instead, such as those that a refined policy visits.
+    """
     run, world = find_world(run).parent, load_world(run)
     held, tasks = held_of(run, world)
-    found = branches(world, held, tasks, states=states or STATES, seed=seed)
+    asked = _whole([EpisodeStore.open(path) for path in visited], world) if visited else held
+    found = branches(world, asked, tasks, states=states or STATES, seed=seed)
     imagined = replay(world, held.episodes, held.tasks, seed=seed)
     return {
         "tasks": list(world.config.tasks),
         "encoding": world.config.encoding,
         "steps": world.config.steps,
         "states": len(found.real),
+        "visited": [str(path) for path in visited],
         "branches": BRANCHES,
         "r_squared": {str(h): r_squared(found, h) for h in HORIZONS},
         "r_squared_by_key": {
@@ -94,6 +106,14 @@ def held_of(run: Path, world: World) -> tuple[Held, dict[int, Task]]:
     chosen = [split_episodes(store, config.validation, config.seed)[1] for store in stores]
     held = held_out(stores, chosen, numbers, list(world.spec.observations))
     return held, dict(zip(numbers, tasks, strict=True))
+
+
+def _whole(stores: list[EpisodeStore], world: World) -> Held:
+    """All episodes of stores."""
+    numbers = [world.task_number(Task.from_dict(store.task or {}).name) for store in stores]
+    return held_out(
+        stores, [list(range(len(store))) for store in stores], numbers, list(world.spec.observations)
+    )
 
 
 def branches(world: World, held: Held, tasks: dict[int, Task], *, states: int, seed: int) -> Branches:
@@ -229,7 +249,8 @@ def _imagined(
 
 def main(arguments: list[str]) -> None:
     """Measure and print, or write to a file."""
-    print_or_write("robopolicy.world.fidelity", fidelity, arguments)
+    measure = functools.partial(fidelity, visited=arguments[2:])
+    print_or_write("robopolicy.world.fidelity", measure, arguments[:2])
 
 
 if __name__ == "__main__":

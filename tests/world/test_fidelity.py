@@ -53,11 +53,12 @@ def test_episodes_that_do_not_repeat_themselves_are_named(trained: WorldTraining
 
 
 def test_the_command_writes_a_file(
-    trained: WorldTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: WorldTraining, stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STATES", 2)
-    main([str(trained.directory), str(tmp_path / "deep" / "toy.json")])
+    main([str(trained.directory), str(tmp_path / "deep" / "toy.json"), str(stores[1])])
     written = json.loads((tmp_path / "deep" / "toy.json").read_text())
+    assert written["visited"] == [str(stores[1])]
     assert {"r_squared", "error", "machine", "commit", "encoding"} <= set(written)
     with pytest.raises(SystemExit, match="usage"):
         main([])
