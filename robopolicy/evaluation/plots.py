@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -52,7 +53,7 @@ STYLE: Any = {
 def training_curve(
     metrics: str | Path, path: str | Path, *, final: tuple[str, int, Interval] | None = None
 ) -> None:
-    """Loss, and success with its interval where it was measured, from a run's ``metrics.csv``.
+    """Losses, and success with its interval where it was measured, from a run's ``metrics.csv``.
 
     Args:
         final: (name, step, success rate) of an evaluation.
@@ -60,13 +61,18 @@ def training_curve(
     series = read_series(metrics)
     evaluated = "success" in series or final is not None
     with _figure(path, 2 if evaluated else 1) as axes:
-        axes[0].plot(*series["loss"], color=BLUE, linewidth=1.2, label="training")
+        if "loss" in series:
+            axes[0].plot(*series["loss"], color=BLUE, linewidth=1.2, label="training")
+        for name in () if "loss" in series else sorted(key for key in series if key.endswith("_loss")):
+            axes[0].plot(*series[name], linewidth=1.2, label=name.removesuffix("_loss"))  # of values: several
         if "validation_loss" in series:
             axes[0].plot(*series["validation_loss"], color=ORANGE, linewidth=1.6, label="held out")
-        axes[0].set(yscale="log", ylabel="loss", xlabel="step")
-        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        least = min(float(np.min(line.get_ydata())) for line in axes[0].get_lines())
+        axes[0].set(yscale="log" if least > 0 else "linear", ylabel="loss", xlabel="step")
+        if least > 0:
+            axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes[0].yaxis.set_minor_locator(NullLocator())
         axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes[0].yaxis.set_minor_locator(NullLocator())
         axes[0].legend()
         if not evaluated:
             return

@@ -113,3 +113,10 @@ def test_no_method_is_left_out_of_the_curves(tmp_path: Path, monkeypatch: pytest
     looks = {(line.get_color(), line.get_linestyle()) for line in drawn[0].lines}
     assert len(looks) == 12
     assert [text.get_text() for text in drawn[0].get_legend().get_texts()] == list(methods)
+
+
+def test_values_have_losses_of_their_own(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_text("step,critic_loss,value_loss,actor_loss,q\n1,0.5,0.2,-3,0.1\n2,0.4,0.1,-2,0.1\n")
+    training_curve(metrics, tmp_path / "t.png", final=("report seeds", 2, wilson(7, 10)))
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
