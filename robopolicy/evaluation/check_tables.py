@@ -206,6 +206,23 @@ def _guidance(files: Files) -> str:
     return markdown(head, lines)
 
 
+def _inverses(files: Files) -> str:
+    """The patch that was tried is in the file."""
+    lines = [
+        [
+            row["task"],
+            f"{row['timing']['ratio']:.1f} of at most {row['timing']['bound']:.1f}",
+            f"{row['one_step']['largest_difference']['qpos']:.1g}",
+            f"{row['one_step']['largest_difference']['qvel']:.1g}",
+            f"{row['expert']['outcomes_different']} of {row['expert']['seeds']}",
+        ]
+        for values in files.values()
+        for row in values["rows"]
+    ]
+    head = ["Task", "Times robosuite's speed", "Largest difference of positions after one step"]
+    return markdown([*head, "of velocities", "Expert's outcomes different"], lines)
+
+
 def _signals(files: Files) -> str:
     """AUROC of each signal; one that tells nothing has 0.50."""
     questions = ("failing, matched times", "failing, any time", "biased readings")
@@ -325,6 +342,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "transports": ("Ways to a robot that runs ROS 2, on the loopback", _transports),
     "runs": ("What was tried, on selection seeds", _runs),
     "kept_noise": ("Success with one noise kept for an episode", _kept),
+    "robosuite_inverses": ("Tried: plain inverses in robosuite's controller", _inverses),
     "robosuite": ("Compiled robosuite against its own step", _equality),
     "energy_signal": ("Energy as a signal", _signals),
     "itps": ("Human guidance on avoidance", _guidance),
