@@ -11,6 +11,12 @@ from robopolicy.evaluation.statistics import paired_difference
 __all__ = ["recorded_rows"]
 
 BASE, OURS = "cloned", "imagined"
+HEADS = {
+    "cloned": "Cloned demonstrations",
+    "successes": "Cloned successes",
+    "values": "Implicit Q-learning",
+    "imagined": "Practice in imagination",
+}
 
 
 def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -23,7 +29,7 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     """
     stages = [row["stage"] for row in files[0]["stages"]]
     others = [stage for stage in stages if stage not in (BASE, OURS)]
-    head = ["Task", "Policy", "Recorded episodes", "Cloned", *map(str.capitalize, others), OURS.capitalize()]
+    head = ["Task", "Policy", "Recorded episodes", *(HEADS.get(name, name) for name in (BASE, *others, OURS))]
     head += ["Gain of practice over the clone [95%]", "Over the better of the others [95%]"]
 
     def kind(values: Mapping[str, Any]) -> tuple[str, str]:
