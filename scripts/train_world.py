@@ -31,7 +31,7 @@ def main(config: dict[str, Any]) -> None:
         f"{resumed}"
     )
     training.run()
-    print((training.directory / "success.json").read_text().strip())
+    print(training.summary())
     print(
         f"Next:\n  python scripts/refine.py checkpoint=... env=imagined world={training.directory}\n"
         f"  python -m robopolicy.world.fidelity {training.directory}"

@@ -28,16 +28,19 @@ from robopolicy.world.recordings import Recordings, Source
 from robopolicy.world.replay import Episode, Replay, replay
 from robopolicy.world.starts import Starts
 from robopolicy.world.success import Rule, choose_rule
-from robopolicy.world.world import FINISHED, World
+from robopolicy.world.world import FINISHED, TASK, World
 
 __all__ = [
     "ANCHOR",
     "MAY_CHANGE",
+    "PICTURES",
     "USUAL",
+    "WINDOWS",
     "Held",
     "TrainWorldConfig",
     "WorldTraining",
     "held_out",
+    "one_step",
     "prepare",
     "set_rule",
 ]
@@ -45,6 +48,8 @@ __all__ = [
 MAY_CHANGE = ("device", "trainer.threads", "trainer.wandb", "trainer.keep")
 ANCHOR = 25
 """Steps after which a held-out episode is taken up again where it really was, to set the rule of success."""
+WINDOWS, PICTURES = 2048, 64
+"""Held-out windows, of states and of pictures, that tell how much of a step's change is explained."""
 USUAL = 0.99
 """Quantile of the disagreement on held-out episodes that counts as usual."""
 
@@ -108,8 +113,22 @@ class WorldTraining:
             world.usual_doubt.fill_(float(imagined.doubt[imagined.recorded].quantile(USUAL)))
         save_checkpoint(self.directory / FINISHED, world)
         self.starts.save(self.directory / FINISHED)
-        (self.directory / "success.json").write_text(json.dumps(plain(rule), indent=1) + "\n")
+        assert isinstance(self.trainer.validation, Recordings)
+        found = {"one_step": one_step(world, self.trainer.validation), **plain(rule)}
+        (self.directory / "held_out.json").write_text(json.dumps(found, indent=1) + "\n")
         return world
+
+    def summary(self) -> str:
+        """What held-out episodes say of it, for people."""
+        found = json.loads((self.directory / "held_out.json").read_text())
+        rates = {name: f"{found[name]:.0%} of {found[of]}" for name, of in (
+            ("true_success", "successes"), ("false_success", "failures"),
+        )}  # fmt: skip
+        return (
+            f"Of held-out episodes one step explains {found['one_step']:.0%} of what changes. Success is "
+            f"{found['consecutive']} frames in a row above {found['threshold']:g}, which finds "
+            f"{rates['true_success']} successes, and takes {rates['false_success']} failures for one."
+        )
 
 
 def set_rule(world: World, held: Held) -> tuple[Replay, Rule]:
@@ -123,6 +142,24 @@ def set_rule(world: World, held: Held) -> tuple[Replay, Rule]:
     world.threshold.fill_(rule.threshold)
     world.consecutive.fill_(rule.consecutive)
     return imagined, rule
+
+
+@torch.inference_mode()
+def one_step(world: World, recordings: Recordings) -> float:
+    """Share of the variance of one step's change that a step of imagination explains, over all numbers."""
+    most = WINDOWS if len(world.frame_shape) == 1 else PICTURES
+    index = torch.arange(0, len(recordings), max(1, len(recordings) // most))
+    batch, horizon = recordings.gather(index), world.config.history
+    assert batch.mask is not None
+    inside = batch.mask[:, -2]
+    frames = world.join(batch.observation)[inside, -horizon - 1 :].float()
+    acted = batch.action.masked_fill(~batch.mask[..., None], torch.nan)[inside, -horizon - 1 : -1]
+    now, real = frames[:, -2], frames[:, -1]
+    generator = torch.Generator(world.device).manual_seed(0)
+    noise = torch.randn((len(now), *world.noise_shape), generator=generator, device=world.device)
+    made = world.imagine(frames[:, :-1], acted, batch.observation[TASK][inside], noise).frame
+    change, off = (real - now) / world.unit, (made - real) / world.unit
+    return float(1 - off.square().sum() / (change - change.mean(0)).square().sum())
 
 
 def prepare(config: TrainWorldConfig, *, progress: bool = True) -> WorldTraining:

@@ -61,10 +61,11 @@ def test_a_world_model_comes_back_as_it_was(trained: WorldTraining, world: World
 
 
 def test_the_rule_of_success_is_kept_with_what_it_does_on_held_out_episodes(trained: WorldTraining) -> None:
-    rule = json.loads((trained.directory / "success.json").read_text())
+    rule = json.loads((trained.directory / "held_out.json").read_text())
     assert rule["false_success"] < 0.02
     assert rule["failures"] > 0
     assert rule["true_success"] > 0.7
+    assert 0.95 < rule["one_step"] <= 1
     starts = Starts.load(trained.directory)
     assert starts.first.sum() == 45  # of 60 episodes a quarter is held out
     assert not set(trained.held.seeds) & {-1}
@@ -108,6 +109,7 @@ def test_the_command_trains_and_says_what_is_next(
     command("train_world", f"data=[{data}]", f"out={tmp_path}/run", "device=cpu", *small)
     said = capsys.readouterr().out
     assert "windows of toy" in said
+    assert "successes, and takes" in said
     assert f"env=imagined world={tmp_path}/run" in said
     world = load_world(tmp_path / "run")
     assert world.usual_doubt > 0
