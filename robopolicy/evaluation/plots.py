@@ -124,11 +124,16 @@ Measure = Literal["success", "return"]
 def refinement_curves(
     curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: str | Path, what: Measure = "success"
 ) -> None:
-    """Success or return against environment steps: a panel a task, a colour a method, a line a seed."""
+    """Success or return against environment steps: a panel a task, a colour a method, a line a seed.
+
+    The dashed line is where a panel's first method begins: its base.
+    """
     colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
     looks = [(style, colour) for style in ("-", "--", ":") for colour in colours]
     with _figure(path, len(curves)) as axes:
         for axis, (task, methods) in zip(axes, curves.items(), strict=True):
+            base = next(iter(methods.values()))[0][1][0]
+            axis.axhline(base, color=GREY, linestyle="--", linewidth=1, label="base")
             for (style, colour), (name, seeds) in zip(itertools.cycle(looks), methods.items(), strict=False):
                 for index, (steps, rates) in enumerate(seeds):
                     label = None if index else name
