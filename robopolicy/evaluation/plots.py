@@ -142,8 +142,8 @@ def refinement_curves(
             if what == "success":
                 axis.set(ylim=(-0.02, 1.04))
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2)
-        axes[0].set(ylabel=f"{'success rate' if what == 'success' else 'mean return'}, selection seeds")
+            axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.28), ncols=2)
+        axes[0].set(ylabel=f"{'success rate' if what == 'success' else 'mean return'},\nselection seeds")
 
 
 def success_by_demonstrations(curves: Mapping[str, Sequence[tuple[int, Interval]]], path: str | Path) -> None:
