@@ -233,6 +233,6 @@ def _figure(path: str | Path, columns: int, heights: Sequence[float] = (1.0,)) -
         try:
             yield list(axes.flat)
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=130)
+            figure.savefig(path, dpi=130, bbox_inches="tight")
         finally:
             plt.close(figure)
