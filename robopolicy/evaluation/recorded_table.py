@@ -8,7 +8,7 @@ from typing import Any
 
 from robopolicy.evaluation.statistics import paired_difference
 
-__all__ = ["recorded_rows"]
+__all__ = ["BASE", "HEADS", "OURS", "recorded_rows"]
 
 BASE, OURS = "cloned", "imagined"
 HEADS = {

@@ -23,7 +23,7 @@ from robopolicy.evaluation.ranking import bootstrap_mean
 from robopolicy.evaluation.results import CHECKS, PIPELINES, Cell, Plan, Section, successes
 from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
 
-__all__ = ["HEAD", "NOT_RUN", "TABLES", "Results", "interval_of", "write_page"]
+__all__ = ["CURVES", "HEAD", "NOT_RUN", "SPLIT", "TABLES", "Results", "interval_of", "write_page"]
 
 NOT_RUN = "not run"
 SPLIT = "Minutes per million steps: env, sampling, update"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robopolicy.spec import Spec
 
-__all__ = ["TARGET", "Targets"]
+__all__ = ["FAR", "TARGET", "Targets"]
 
 TARGET = "world/target"
 """Key that holds the targets `[..., Da]` beside observations of recordings."""
