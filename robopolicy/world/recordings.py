@@ -49,6 +49,14 @@ class Recordings:
         Raises:
             DataError: no episodes, or episodes whose success is not known.
         """
+        asked, sources = (
+            sources,
+            [source for source in sources if source.episodes],
+        )  # one episode: none held out
+        if not sources:
+            raise DataError(
+                f"No episodes of {', '.join(s.store.where for s in asked) or 'no store'} are left."
+            )
         self.device = torch.device(device)
         self.observation = {key: self._read(sources, key) for key in keys}
         self.action = self._read(sources, "action").float()

@@ -45,6 +45,14 @@ def test_weights_count_a_source_s_windows_several_times(tmp_path: Path) -> None:
     assert tasks.bincount().tolist() == [4, 12]
 
 
+def test_a_store_of_which_nothing_is_held_out_is_no_obstacle(tmp_path: Path) -> None:
+    first, second = store(tmp_path / "a.zarr"), store(tmp_path / "b.zarr")
+    both = Recordings([Source(first, (), 0), Source(second, (0,), 1)], keys=KEYS, length=2, device="cpu")
+    assert both.gather(torch.arange(len(both))).observation[TASK].tolist() == [1] * 4
+    with pytest.raises(DataError, match=r"No episodes of .*a\.zarr are left"):
+        Recordings([Source(first, (), 0)], keys=KEYS, length=2, device="cpu")
+
+
 def test_success_is_told_by_the_flag_and_what_followed_it(tmp_path: Path) -> None:
     found = successes(store(tmp_path / "a.zarr"), [0, 1])
     assert found[0].tolist() == [0, 0, 0, 1, 1]  # success_hold is 2
