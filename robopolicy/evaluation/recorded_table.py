@@ -27,7 +27,7 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     Args:
         files: what ``scripts/pipeline.py`` wrote.
     """
-    stages = [row["stage"] for row in files[0]["stages"]]
+    stages = [row["stage"] for row in max(files, key=lambda values: len(values["stages"]))["stages"]]
     others = [stage for stage in stages if stage not in (BASE, OURS)]
     head = ["Task", "Policy", "Recorded episodes", *(HEADS.get(name, name) for name in (BASE, *others, OURS))]
     head += ["Gain of practice over the clone [95%]", "Over the better of the others [95%]"]
@@ -38,22 +38,25 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     lines = []
     for (task, policy), group in itertools.groupby(sorted(files, key=kind), kind):
         runs = list(group)
-        solved = {stage: [_solved(values, stage) for values in runs] for stage in stages}
+        solved = {stage: [found for values in runs if (found := _solved(values, stage))] for stage in stages}
         rival = max(others, key=lambda stage: sum(map(sum, solved[stage])))
         line = [task, policy, str(sum(row["recorded_episodes"] for row in runs[0]["stages"]))]
         line.append(_counts(solved[BASE][:1]))
         line += [_counts(solved[stage]) for stage in (*others, OURS)]
-        line.append(str(paired_difference(solved[OURS], solved[BASE][:1])))
-        line.append(f"{rival}: {paired_difference(solved[OURS], solved[rival])}")
+        if solved[OURS]:
+            line.append(str(paired_difference(solved[OURS], solved[BASE][:1])))
+            line.append(f"{rival}: {paired_difference(solved[OURS], solved[rival])}")
+        else:
+            line += ["", ""]
         lines.append(line)
     return head, lines
 
 
 def _solved(values: Mapping[str, Any], stage: str) -> list[bool]:
-    """Of each report episode, in the order of their seeds."""
-    (row,) = (row for row in values["stages"] if row["stage"] == stage)
-    return [bool(row["solved"][seed]) for seed in sorted(row["solved"], key=int)]
+    """Of each report episode, in the order of their seeds; empty where that stage is not run yet."""
+    solved = next((row["solved"] for row in values["stages"] if row["stage"] == stage), {})
+    return [bool(solved[seed]) for seed in sorted(solved, key=int)]
 
 
 def _counts(runs: Sequence[Sequence[bool]]) -> str:
-    return ", ".join(f"{sum(run)}/{len(run)}" for run in runs)
+    return ", ".join(f"{sum(run)}/{len(run)}" for run in runs) or "not run"
