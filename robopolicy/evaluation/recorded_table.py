@@ -15,6 +15,7 @@ HEADS = {
     "cloned": "Cloned demonstrations",
     "successes": "Cloned successes",
     "values": "Implicit Q-learning",
+    "still": "The clone drawing close to its mean, as after practice",
     "imagined": "Practice in imagination",
 }
 
@@ -54,7 +55,7 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
 
 def _solved(values: Mapping[str, Any], stage: str) -> list[bool]:
     """Of each report episode, in the order of their seeds; empty where that stage is not run yet."""
-    solved = next((row["solved"] for row in values["stages"] if row["stage"] == stage), {})
+    solved: Mapping[str, bool] = next((r["solved"] for r in values["stages"] if r["stage"] == stage), {})
     return [bool(solved[seed]) for seed in sorted(solved, key=int)]
 
 
