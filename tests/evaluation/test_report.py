@@ -109,10 +109,11 @@ def test_no_method_is_left_out_of_the_curves(tmp_path: Path, monkeypatch: pytest
     methods = {f"method {i}": [([0.0, 1.0], [0.0, 0.5]), ([0.0, 1.0], [0.0, 0.6])] for i in range(12)}
     plots.refinement_curves({"can": methods, "push": {"dppo": methods["method 0"]}}, tmp_path / "a.png")
     assert [axis.get_title() for axis in drawn] == ["can", "push"]
-    assert [len(axis.lines) for axis in drawn] == [24, 2]
-    looks = {(line.get_color(), line.get_linestyle()) for line in drawn[0].lines}
-    assert len(looks) == 12
-    assert [text.get_text() for text in drawn[0].get_legend().get_texts()] == list(methods)
+    assert [len(axis.lines) for axis in drawn] == [1 + 24, 1 + 2]
+    base, *lines = drawn[0].lines
+    assert set(base.get_ydata()) == {0.0}
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+    assert [text.get_text() for text in drawn[0].get_legend().get_texts()] == ["base", *methods]
 
 
 def test_values_have_losses_of_their_own(tmp_path: Path) -> None:
