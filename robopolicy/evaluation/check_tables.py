@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from robopolicy.evaluation.hardware_tables import HARDWARE
+from robopolicy.evaluation.markdown import Files, Values, markdown, points, success
 from robopolicy.evaluation.recorded_table import recorded_rows
 
-__all__ = ["SECTIONS", "Files", "Values", "check_sections", "markdown"]
-
-Values = Mapping[str, Any]
-Files = Mapping[str, Values]
-"""By name, without ``.json``."""
+__all__ = ["SECTIONS", "check_sections"]
 
 
 def check_sections(directory: str | Path) -> str:
@@ -30,12 +27,6 @@ def check_sections(directory: str | Path) -> str:
     return "\n".join(parts)
 
 
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
 def _sources(files: Files) -> str:
     made = [f"`checks/{name}.json` ({_made(values)})" for name, values in files.items()]
     return f"From {', '.join(made)}.\n"
@@ -47,134 +38,6 @@ def _made(values: Values) -> str:
     if "commit" not in values:
         return "unstamped"
     return f"{values['commit'][:7]}{' + changes' if values['dirty'] else ''}, {values['date'][:10]}"
-
-
-def _success(values: Values) -> str:
-    return f"{values['value']:.1%} [{values['low']:.1%}, {values['high']:.1%}]"
-
-
-def _points(values: Values | None) -> str:
-    if values is None:
-        return "-"
-    return f"{100 * values['value']:+.1f} [{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
-
-
-def _wire(files: Files) -> str:
-    lines = []
-    for name, values in files.items():
-        for label, found in values["conditions"].items():
-            tracking = found.get("tracking_mm")
-            line = [
-                name.removeprefix("wire_"),
-                label,
-                str(found["count"]),
-                _success(found["success"]),
-                _points(found.get("minus_in_simulator")),
-                "-" if tracking is None else f"{tracking:.0f}",
-                f"{found['inference_ms']:.0f}",
-                str(found["tripped"]),
-            ]
-            lines.append(line)
-    head = ["Robot and task", "Condition", "Episodes", "Success [90%]", "Minus in-process, points [90%]",
-            "Tracking, mm", "A chunk, ms", "Stopped by the guard"]  # fmt: skip
-    return markdown(head, lines)
-
-
-def _rate(files: Files) -> str:
-    lines = []
-    for name, values in files.items():
-        late = values["state_to_command_ms"]
-        jitter = values["command_jitter_ms"]
-        line = [
-            name.removeprefix("wire_500hz_"),
-            f"{values['command_hz']:.0f} of {values['state_hz']:.0f}",
-            " / ".join(f"{jitter[key]:.2f}" for key in ("p50", "p99", "p99.9")),
-            " / ".join(f"{late[key]:.2f}" for key in ("p50", "p99", "p99.9")),
-            f"{values['missed_share']:.1%}",
-        ]
-        lines.append(line)
-    head = ["Robot", "Commands a second, of states", "Jitter, ms (p50 / p99 / p99.9)",
-            "State to command, ms (p50 / p99 / p99.9)", "Missed deadlines"]  # fmt: skip
-    return markdown(head, lines)
-
-
-def _practice(files: Files) -> str:
-    lines = []
-    for values in files.values():
-        practice, difference = values["practice"], values["after_minus_before"]
-        line = [
-            values["robot"],
-            f"{practice['minutes']:.0f}",
-            str(practice["episodes"]),
-            _success(values["before"]["success"]),
-            _success(values["after"]["success"]),
-            f"{_points(difference)}: {difference['verdict']}",
-            " ".join(f"{100 * rate:.0f}" for rate in practice["success_by_25_episodes"]),
-        ]
-        lines.append(line)
-    head = ["Robot", "Minutes", "Episodes", "Before [95%]", "After [95%]", "Difference, points [95%]",
-            "Success while practising, % of 25 episodes each"]  # fmt: skip
-    return markdown(head, lines)
-
-
-def _faults(files: Files) -> str:
-    lines = []
-    for values in files.values():
-        for fault, found in values["faults"].items():
-            taken = [value for value in found["safe_after_ms"] if value is not None]
-            allowed = found["allowed_ms"]
-            line = [
-                fault,
-                "nothing to stop" if allowed is None else f"{allowed:.0f}",
-                f"{max(taken):.1f}" if taken else "-",
-                ", ".join(sorted(set(found["state"]))),
-                next((word for word in found["latched"] if word), "-"),
-            ]
-            lines.append(line)
-    head = ["Fault", "Timeout, ms", "Safe after at most, ms", "State then", "Latched"]
-    return markdown(head, lines)
-
-
-def _fuzz(files: Files) -> str:
-    lines = [
-        [
-            values["robot"],
-            f"{values['commands']:,}",
-            ", ".join(f"{key} {count}" for key, count in values["violations"].items()) or "none",
-            f"{1e3 * values['overshoot_rad']:.2g}",
-            f"{values['trips']:,}",
-        ]
-        for values in files.values()
-    ]
-    head = ["Robot", "Hostile commands", "Limits that were passed", "Beyond the braking bound, mrad", "Stops"]
-    return markdown(head, lines)
-
-
-def _speed(files: Files) -> str:
-    lines = [
-        [
-            values["robot"],
-            str(values["joints"]),
-            " / ".join(f"{values['microseconds'][key]:.0f}" for key in ("p50", "p90", "p99")),
-            f"{values['machine_load']:.1f}",
-        ]
-        for values in files.values()
-    ]
-    head = ["Robot", "Joints", "Guard, microseconds of CPU (p50 / p90 / p99)", "Load of the machine"]
-    return markdown(head, lines)
-
-
-def _transports(files: Files) -> str:
-    lines = [
-        [
-            name,
-            f"{found['sent']:,} ({found['lost']})",
-            " / ".join(f"{found['round_trip_ms'][key]:.2f}" for key in ("p50", "p99")),
-        ]
-        for values in files.values()
-        for name, found in values["transports"].items()
-    ]
-    return markdown(["Way", "Commands (lost)", "Command to state, ms (p50 / p99)"], lines)
 
 
 def _equality(files: Files) -> str:
@@ -199,7 +62,7 @@ def _guidance(files: Files) -> str:
         for row in values["rows"]:
             cells = [row["label"], f"{row['strength']:g}", str(row["evaluations"])]
             for kind in ("feasible", "infeasible"):
-                cells += [f"{100 * row[kind]['executed']:.1f}", _success(row[kind]["valid"])]
+                cells += [f"{100 * row[kind]['executed']:.1f}", success(row[kind]["valid"])]
             lines.append(cells)
     head = ["Strategy", "Strength", "NFE", "Feasible: cm from the sketch", "valid [95%]",
             "Infeasible: cm from the sketch", "valid [95%]"]  # fmt: skip
@@ -245,7 +108,7 @@ def _composed(files: Files) -> str:
     lines = []
     for values in files.values():
         for row in values["rows"]:
-            cells = [_success(row["success"]), str(row["routes"]), f"{row['entropy']:.2f}"]
+            cells = [success(row["success"]), str(row["routes"]), f"{row['entropy']:.2f}"]
             lines.append([row["label"], *cells, str(row["evaluations"])])
     return markdown(["Policy", "Success [95%]", "Routes", "Entropy", "Network calls"], lines)
 
@@ -263,8 +126,8 @@ def _steered(files: Files) -> str:
                     name.removeprefix("values_") if first else "",
                     "-" if rank is None or not first else _interval(rank),
                     way,
-                    _success(row["success"]) if row else "-",
-                    "" if first else _points(row["difference"]["interval"]),
+                    success(row["success"]) if row else "-",
+                    "" if first else points(row["difference"]["interval"]),
                 ]
             )
     head = ["Task and critic", "Rank correlation within states [95%]", "Choosing", "Success [95%]"]
@@ -275,7 +138,7 @@ def _kept(files: Files) -> str:
     head = ["Policy", *next(iter(files.values()))["success"]]
     head = [f"within ±{name}" if name[0].isdigit() else name for name in head]
     lines = [
-        [name.removeprefix("kept_noise_"), *map(_success, values["success"].values())]
+        [name.removeprefix("kept_noise_"), *map(success, values["success"].values())]
         for name, values in files.items()
     ]
     return markdown(head, lines)
@@ -332,14 +195,7 @@ def _imagined(files: Files) -> str:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
-    "wire_l": ("Simulated Panda over DDS", _wire),
-    "wire_g1": ("Simulated G1 over DDS", _wire),
-    "robot_dsrl": ("DSRL through the guarded driver", _practice),
-    "wire_500hz": ("500 Hz on the wire", _rate),
-    "fault": ("Faults", _faults),
-    "guard_fuzz": ("The guard under hostile commands", _fuzz),
-    "guard_speed": ("Time of the guard", _speed),
-    "transports": ("Ways to a robot that runs ROS 2, on the loopback", _transports),
+    **HARDWARE,
     "runs": ("What was tried, on selection seeds", _runs),
     "kept_noise": ("Success with one noise kept for an episode", _kept),
     "robosuite_inverses": ("Tried: plain inverses in robosuite's controller", _inverses),

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.evaluation.check_tables import markdown
 from robopolicy.evaluation.evaluate import Evaluation
+from robopolicy.evaluation.markdown import markdown
 from robopolicy.evaluation.ranking import agreement, bradley_terry, mmrv, pearson, spearman
 from robopolicy.evaluation.statistics import paired_difference
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robopolicy.evaluation.check_tables import check_sections, markdown
+from robopolicy.evaluation.check_tables import check_sections
 from robopolicy.evaluation.machine import describe
+from robopolicy.evaluation.markdown import markdown
 from robopolicy.evaluation.pipeline import markdown as pipeline_table
 from robopolicy.evaluation.plots import (
     Curve,

@@ -1,0 +1,30 @@
+"""Markdown tables and the cells that several of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["Files", "Values", "markdown", "points", "success"]
+
+Values = Mapping[str, Any]
+Files = Mapping[str, Values]
+"""By name, without ``.json``."""
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def success(values: Values) -> str:
+    """A rate with its interval, in percent."""
+    return f"{values['value']:.1%} [{values['low']:.1%}, {values['high']:.1%}]"
+
+
+def points(values: Values | None) -> str:
+    """A difference of rates with its interval, in points; a dash where there is none."""
+    if values is None:
+        return "-"
+    return f"{100 * values['value']:+.1f} [{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
