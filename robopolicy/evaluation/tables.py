@@ -5,32 +5,29 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from robopolicy.evaluation.cells import (
+    NOT_RUN,
+    Results,
+    count_cell,
+    grouped,
+    interval_cell,
+    interval_of,
+    partial_note,
+)
 from robopolicy.evaluation.check_tables import check_sections
 from robopolicy.evaluation.machine import describe
 from robopolicy.evaluation.markdown import markdown
 from robopolicy.evaluation.pipeline import markdown as pipeline_table
-from robopolicy.evaluation.plots import (
-    Curve,
-    Measure,
-    pipeline_stages,
-    refinement_curves,
-    success_by_demonstrations,
-)
-from robopolicy.evaluation.ranking import bootstrap_mean
+from robopolicy.evaluation.plots import pipeline_stages, refinement_curves, success_by_demonstrations
+from robopolicy.evaluation.refinement_tables import CURVES, curves, refinement_table, returns_table
 from robopolicy.evaluation.results import CHECKS, PIPELINES, Cell, Plan, Section, successes
-from robopolicy.evaluation.statistics import Interval, method_interval, paired_difference
+from robopolicy.evaluation.statistics import Interval, paired_difference
 
-__all__ = ["CURVES", "HEAD", "NOT_RUN", "SPLIT", "TABLES", "Results", "interval_of", "write_page"]
+__all__ = ["HEAD", "TABLES", "write_page"]
 
-NOT_RUN = "not run"
-SPLIT = "Minutes per million steps: env, sampling, update"
-CURVES: Mapping[str, Measure] = {"refinement": "success", "returns": "return"}
-"""What the curves of a table show."""
-Results = Mapping[Cell, Mapping[str, Any]]
 
 HEAD = """\
 # {title}
@@ -60,8 +57,8 @@ def write_page(plan: Plan, results: Results, path: str | Path, root: str | Path 
         parts.append(TABLES[section.table](section, results))
         if what := CURVES.get(section.table):
             picture = path.with_name(f"{_slug(section.title)}.png")
-            if curves := _curves(section, results, what):
-                refinement_curves(curves, picture, what)
+            if drawn := curves(section, results, what):
+                refinement_curves(drawn, picture, what)
                 parts.append(f"![{section.title}]({picture.name})\n")
         if section.table == "demonstrations" and (points := _points(section, results)):
             picture = path.with_name(f"{_slug(section.title)}.png")
@@ -78,23 +75,17 @@ def write_page(plan: Plan, results: Results, path: str | Path, root: str | Path 
     path.write_text("\n".join(parts))
 
 
-def interval_of(cells: Sequence[Cell], results: Results, definition: str = "success") -> Interval | None:
-    """The method's interval over those of the cells that were run; None if none was."""
-    tables = [successes(results[cell], definition) for cell in cells if cell in results]
-    return method_interval(tables) if tables else None
-
-
 def _success(section: Section, results: Results) -> str:
-    groups = list(_groups(section))
+    groups = list(grouped(section))
     seeds = sorted({cell.seed for cells in groups for cell in cells})
     columns = [f"Seed {seed}" for seed in seeds]
     head = ["Task", "Policy", "Demonstrations", *columns, "All seeds [95%]", "At the end"]
     lines = []
     for cells in groups:
         by_seed = {cell.seed: cell for cell in cells}
-        rates = [_count(by_seed[s], results) if s in by_seed else "" for s in seeds]
-        partial = _partial([cell for cell in cells if cell in results], cells)
-        overall = [_text(interval_of(cells, results, d)) for d in ("success", "success_final")]
+        rates = [count_cell(by_seed[s], results) if s in by_seed else "" for s in seeds]
+        partial = partial_note([cell for cell in cells if cell in results], cells)
+        overall = [interval_cell(interval_of(cells, results, d)) for d in ("success", "success_final")]
         first = cells[0]
         name = f"{first.label}, {first.evaluation}" if first.evaluation else first.label
         lines.append([first.task, name, str(first.demonstrations), *rates, overall[0] + partial, overall[1]])
@@ -106,11 +97,11 @@ def _comparison(section: Section, results: Results) -> str:
     head = ["Task", "Policy", "Seeds", "All seeds [95%]", "Entropy of routes (expert)", "Routes"]
     head += ["Network calls", "ms a chunk", "Training", "Parameters"]
     lines = []
-    for cells in _groups(section):
+    for cells in grouped(section):
         first, run = cells[0], [results[cell] for cell in cells if cell in results]
         line = [first.task, f"{first.label}, {first.evaluation}" if first.evaluation else first.label]
-        line.append(", ".join(_count(cell, results) for cell in cells))
-        line.append(_text(interval_of(cells, results)))
+        line.append(", ".join(count_cell(cell, results) for cell in cells))
+        line.append(interval_cell(interval_of(cells, results)))
         covered = [result["coverage"] for result in run if "coverage" in result]
         line += (
             [
@@ -135,7 +126,7 @@ def _comparison(section: Section, results: Results) -> str:
 
 def _conditions(section: Section, results: Results) -> str:
     """A column for each evaluation, each with the difference from the first policy in the same episodes."""
-    groups = list(_groups(section))
+    groups = list(grouped(section))
     names = list(dict.fromkeys(cells[0].evaluation for cells in groups))
     lines: dict[tuple[str, int, str], dict[str, list[Cell]]] = {}
     for cells in groups:
@@ -161,7 +152,7 @@ def _beside(cells: Sequence[Cell], reference: Sequence[Cell], results: Results) 
     if not mine:
         return NOT_RUN if cells else ""
     rate = 100 * statistics.fmean(itertools.chain.from_iterable(mine))
-    text = f"{rate:.0f}{_partial([c for c in cells if c in results], cells)}"
+    text = f"{rate:.0f}{partial_note([c for c in cells if c in results], cells)}"
     if not theirs:
         return text
     gap = paired_difference(mine, theirs).interval
@@ -173,134 +164,25 @@ def _mean(rows: Sequence[Mapping[str, float]], key: str) -> float:
 
 
 def _curve(section: Section, results: Results) -> str:
-    groups = list(_groups(section))
+    groups = list(grouped(section))
     counts = sorted({cells[0].demonstrations for cells in groups})
     lines: dict[tuple[str, str], dict[int, str]] = {}
     for cells in groups:
         run = sum(cell in results for cell in cells)
-        text = _text(interval_of(cells, results)) + (f" ({run} of {len(cells)} seeds)" if run else "")
+        text = interval_cell(interval_of(cells, results)) + (f" ({run} of {len(cells)} seeds)" if run else "")
         lines.setdefault((cells[0].task, cells[0].label), {})[cells[0].demonstrations] = text
     rows = [[*key, *(line.get(count, "") for count in counts)] for key, line in lines.items()]
     return markdown(["Task", "Policy", *(f"{count} demonstrations" for count in counts)], rows)
 
 
-def _refinement(section: Section, results: Results) -> str:
-    """Success of the base and after each method, on the same episodes."""
-    head = ["Task", "Method", "Base", "Seeds", "After [95%]", "Gain [95%]", "Steps to 80/90/95% (selection)"]
-    head += ["Steps", SPLIT]
-    lines = []
-    for cells in _refined(section):
-        first, run = cells[0], [cell for cell in cells if cell in results]
-        line = [first.task, first.method_label, _count(first.base, results)]
-        line.append(", ".join(_count(cell, results) for cell in cells))
-        if run:
-            tables = [successes(results[cell]) for cell in run]
-            gain = "base not run"
-            if first.base in results:
-                gain = str(paired_difference(tables, [successes(results[first.base])]))
-            line += [_text(interval_of(run, results)) + _partial(run, cells), gain]
-            records = [results[cell]["refinement"] for cell in run]
-            line.append("; ".join("/".join(map(_steps, r["steps_to"].values())) for r in records))
-            line.append(", ".join(_steps(r["env_steps"]) for r in records))
-            line.append(_minutes(records))
-        else:
-            line += [NOT_RUN, "", "", "", _estimate(first, results)]
-        lines.append(line)
-    return markdown(head, lines)
-
-
-def _returns(section: Section, results: Results) -> str:
-    """Mean return of the base and after each method, on the same episodes, a line for each seed."""
-    head = ["Task", "Method", "Seed", "Base [95%]", "After [95%]", "Gain [95%]", "Steps", SPLIT]
-    lines = []
-    for cell in itertools.chain.from_iterable(_refined(section)):
-        line = [cell.task, cell.method_label, str(cell.seed)]
-        before, after = (_rewards(each, results) for each in (cell.base, cell))
-        line.append(_mean_return(before))
-        if after is None:
-            line += [NOT_RUN, "", "", _estimate(cell, results)]
-        else:
-            gain = None if before is None else [a - b for a, b in zip(after, before, strict=True)]
-            record = results[cell]["refinement"]
-            line += [_mean_return(after), _mean_return(gain), _steps(record["env_steps"]), _minutes([record])]
-        lines.append(line)
-    return markdown(head, lines)
-
-
-def _rewards(cell: Cell, results: Results) -> list[float] | None:
-    """Return of each episode, in the order of their seeds."""
-    if cell not in results:
-        return None
-    return [float(row["total_reward"]) for row in results[cell]["evaluation"]["episodes"]]
-
-
-def _mean_return(values: Sequence[float] | None) -> str:
-    if values is None:
-        return NOT_RUN
-    found = bootstrap_mean(values)
-    return f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}]"
-
-
-def _minutes(records: Sequence[Mapping[str, Any]]) -> str:
-    """Mean minutes a million steps that environment, sampling and update take."""
-    parts = {k: [r["minutes_per_million"][k] for r in records] for k in ("env", "sampling", "update")}
-    return ", ".join(f"{sum(values) / len(values):.0f}" for values in parts.values())
-
-
-def _estimate(cell: Cell, results: Results) -> str:
-    """What a run of the cell would take at the mean pace of the method's runs, where one is known."""
-    planned = [word.partition("=")[2] for word in cell.settings if word.startswith("steps=")]
-    paces = [
-        sum(result["refinement"]["minutes_per_million"].values())
-        for other, result in results.items()
-        if other.method == cell.method
-    ]
-    if not planned or not paces:
-        return ""
-    hours = int(planned[-1]) / 1e6 * statistics.fmean(paces) / 60
-    return f"about {hours:.1f} h a seed at {statistics.fmean(paces):.0f} minutes a million steps"
-
-
-def _refined(section: Section) -> list[list[Cell]]:
-    return [cells for cells in _groups(section) if cells[0].method]
-
-
-def _curves(section: Section, results: Results, what: Measure) -> dict[str, dict[str, list[Curve]]]:
-    """Success or return against steps, for each task, each method and each seed."""
-    curves: dict[str, dict[str, list[Curve]]] = {}
-    for cell in itertools.chain.from_iterable(_refined(section)):
-        if cell in results:
-            curve = results[cell]["refinement"]["curve"]
-            methods = curves.setdefault(cell.task, {})
-            methods.setdefault(cell.method_label, []).append((curve["steps"], curve[what]))
-    return curves
-
-
-def _steps(count: float | None) -> str:
-    """Environment steps in thousands; a dash where a mark was not reached."""
-    return "–" if count is None else f"{count / 1000:.0f}k"
-
-
-def _partial(run: Sequence[Cell], cells: Sequence[Cell]) -> str:
-    return f" ({len(run)} of {len(cells)} seeds)" if 0 < len(run) < len(cells) else ""
-
-
 def _points(section: Section, results: Results) -> dict[str, list[tuple[int, Interval]]]:
     curves: dict[str, list[tuple[int, Interval]]] = {}
-    for cells in _groups(section):
+    for cells in grouped(section):
         interval = interval_of(cells, results)
         if interval is not None:
             name = f"{cells[0].task}, {cells[0].label}"
             curves.setdefault(name, []).append((cells[0].demonstrations, interval))
     return curves
-
-
-def _groups(section: Section) -> Iterator[list[Cell]]:
-    """Cells that differ in their training seed only."""
-    for row in section.rows:
-        cells = row.cells()
-        for start in range(0, len(cells), len(row.seeds)):
-            yield cells[start : start + len(row.seeds)]
 
 
 def _files(cells: Sequence[Cell], results: Results) -> str:
@@ -334,17 +216,6 @@ def _pipeline(file: Path, beside: Path) -> str:
     )
 
 
-def _count(cell: Cell, results: Results) -> str:
-    if cell not in results:
-        return NOT_RUN
-    outcome = successes(results[cell])
-    return f"{sum(outcome)}/{len(outcome)}"
-
-
-def _text(interval: Interval | None) -> str:
-    return NOT_RUN if interval is None else str(interval)
-
-
 def _slug(title: str) -> str:
     return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
@@ -354,6 +225,6 @@ TABLES = {
     "comparison": _comparison,
     "conditions": _conditions,
     "demonstrations": _curve,
-    "refinement": _refinement,
-    "returns": _returns,
+    "refinement": refinement_table,
+    "returns": returns_table,
 }

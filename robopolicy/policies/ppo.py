@@ -43,9 +43,9 @@ class PPOPolicy(GaussianPolicy):
 
     def moments(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation, `[N, Tp, Dz]` each."""
-        return self.practising(condition, 0.0, self.config.cap)
+        return self.within(condition, min(self.config.min_std, self.config.cap), self.config.cap)
 
-    def practising(self, condition: Tensor, least: float, most: float) -> tuple[Tensor, Tensor]:
+    def within(self, condition: Tensor, least: float, most: float) -> tuple[Tensor, Tensor]:
         """`moments` with other bounds of the standard deviation."""
         mean, log_std = super().moments(condition)
-        return mean, log_std.clamp(math.log(max(least, 1e-12)), math.log(most))
+        return mean, log_std.clamp(math.log(least), math.log(most))

@@ -74,16 +74,14 @@ class PPO(Proximal):
 
     def log_prob(self, condition: Tensor, before: Tensor, after: Tensor, stage: Tensor) -> Tensor:
         """As the base class has it."""
-        return self._density(
-            after, *self.tuned.practising(condition, self.config.min_std, self.config.max_std)
-        )
+        return self._density(after, *self._moments(condition))
 
     def refined(self) -> Policy:
         """The policy, drawing close to its mean."""
         return self.tuned
 
     def _moments(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        return self.tuned.practising(condition, self.config.min_std, self.config.max_std)
+        return self.tuned.within(condition, self.config.min_std, self.config.max_std)
 
     def _density(self, code: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         each = log_density(code, mean, log_std)[:, self.rows]

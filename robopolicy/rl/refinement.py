@@ -258,7 +258,7 @@ class Refinement:
         self.refiner.restore(state["refiner"])
         self.checks, self.measured_at = int(state["checks"]), int(state["measured_at"])
         self.best, self.best_step = float(state["best"]), int(state["best_step"])
-        self.best_return = float(state["best_return"])
+        self.best_return = float(state.get("best_return", -math.inf))
         self.seconds = dict(state["seconds"])
         self.distrusted = int(state.get("distrusted", 0))
         self.resumed = True

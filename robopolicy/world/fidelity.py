@@ -111,9 +111,8 @@ def held_of(run: Path, world: World) -> tuple[Held, dict[int, Task]]:
 def _whole(stores: list[EpisodeStore], world: World) -> Held:
     """All episodes of stores."""
     numbers = [world.task_number(Task.from_dict(store.task or {}).name) for store in stores]
-    return held_out(
-        stores, [list(range(len(store))) for store in stores], numbers, list(world.spec.observations)
-    )
+    every = [list(range(len(store))) for store in stores]
+    return held_out(stores, every, numbers, list(world.spec.observations))
 
 
 def branches(world: World, held: Held, tasks: dict[int, Task], *, states: int, seed: int) -> Branches:

@@ -49,14 +49,10 @@ class Recordings:
         Raises:
             DataError: no episodes, or episodes whose success is not known.
         """
-        asked, sources = (
-            sources,
-            [source for source in sources if source.episodes],
-        )  # one episode: none held out
+        names = ", ".join(source.store.where for source in sources) or "no store"
+        sources = [source for source in sources if source.episodes]  # of one episode none is held out
         if not sources:
-            raise DataError(
-                f"No episodes of {', '.join(s.store.where for s in asked) or 'no store'} are left."
-            )
+            raise DataError(f"No episodes of {names} are left.")
         self.device = torch.device(device)
         self.observation = {key: self._read(sources, key) for key in keys}
         self.action = self._read(sources, "action").float()

@@ -119,14 +119,14 @@ class StateWorld(World):
     def annotate(self, recordings: Recordings) -> None:
         """Add the targets of every row."""
         frames = recordings.cut(self._states(recordings.observation))
-        each = zip(frames, recordings.cut(recordings.action), strict=True)
-        recordings.observation[TARGET] = torch.cat([self.targets.along(*pair) for pair in each])
+        actions = recordings.cut(recordings.action)
+        recordings.observation[TARGET] = torch.cat(self.targets.along(frames, actions))
 
     def frames(self, episode: Mapping[str, np.ndarray]) -> Tensor:
         """Of an episode, with its targets."""
         found = super().frames(episode)
         actions = torch.as_tensor(episode["action"], dtype=found.dtype, device=found.device)
-        found[:, self.size :] = self.targets.along(found[:, : self.size], actions)
+        found[:, self.size :] = self.targets.along([found[:, : self.size]], [actions])[0]
         return found
 
     @property

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from robopolicy.spec import Spec
 
@@ -50,7 +51,7 @@ class Targets(nn.Module):
         here = self.start(torch.cat(states))
         self.low.copy_(here.amin(0))
         self.high.copy_(here.amax(0))
-        there = torch.cat([self.along(*episode) for episode in zip(states, actions, strict=True)])
+        there = torch.cat(self.along(states, actions))
         self.distance.copy_((there - here).square().mean(0).sqrt().clamp_min(1e-6))
 
     def start(self, states: Tensor) -> Tensor:
@@ -62,13 +63,17 @@ class Targets(nn.Module):
         bounded = torch.minimum(torch.maximum(action.nan_to_num(), self.least), self.most)
         return (target + torch.where(self.gain != 0, self.gain * bounded, 0.0)).clamp(self.low, self.high)
 
-    def along(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Targets before each action of an episode `[T, Da]`, from states `[T, D]` and actions `[T, Da]`."""
-        target, found = self.start(states[0]), []
-        for action in actions:
+    def along(self, states: list[Tensor], actions: list[Tensor]) -> list[Tensor]:
+        """Targets before each action of episodes `[T, Da]`, from states `[T, D]` and actions `[T, Da]`.
+
+        All episodes go on together, a step at a time.
+        """
+        target, found = self.start(torch.stack([state[0] for state in states])), []
+        for action in pad_sequence(actions).float():
             found.append(target)
             target = self.follow(target, action)
-        return torch.stack(found)
+        rows = torch.stack(found, 1)
+        return [row[: len(state)] for row, state in zip(rows, states, strict=True)]
 
     def distances(self, states: Tensor, target: Tensor) -> Tensor:
         """How far targets are from their states `[..., Da]`, in usual distances; 0 where there is none."""

@@ -29,7 +29,7 @@ def test_the_cap_is_shared_by_sampling_and_density() -> None:
     refiner = make(toy_policy(**GAUSSIAN, min_std=0.5), min_std=0.01, max_std=0.05)
     condition = refiner._look()[1].repeat(500, 1, 1)
     drawn = refiner.draw(condition)
-    mean = refiner.tuned.practising(condition, 0.05, 0.05)[0]
+    mean = refiner.tuned.within(condition, 0.05, 0.05)[0]
     assert float((drawn.code - mean).detach().std()) == pytest.approx(0.05, rel=0.05)
     normal = torch.distributions.Normal(mean, 0.05).log_prob(drawn.code).clamp(-5, 2).mean((1, 2))
     torch.testing.assert_close(drawn.log_prob[:, 0], normal, rtol=1e-4, atol=1e-4)

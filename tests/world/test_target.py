@@ -28,9 +28,12 @@ def test_targets_add_up_actions_within_the_range_of_what_follows_them() -> None:
     states = torch.tensor([[0.0, 0.0, 0.2], [0.0, 0.0, 0.25], [0.0, 0.0, 0.3], [0.0, 0.0, 0.0]])
     actions = torch.tensor([[0.5, 1.0], [9.0, 1.0], [-1.0, 1.0], [0.0, 0.0]])
     targets.fit([states], [actions])
-    assert targets.along(states, actions)[:, 0].tolist() == pytest.approx([0.2, 0.25, 0.3, 0.2])
-    assert (targets.along(states, actions)[:, 1] == 0).all()  # a gripper's command is no target
-    away = targets.distances(states, targets.along(states, actions))
+    assert targets.along([states], [actions])[0][:, 0].tolist() == pytest.approx([0.2, 0.25, 0.3, 0.2])
+    assert (targets.along([states], [actions])[0][:, 1] == 0).all()  # a gripper's command is no target
+    longer, shorter = targets.along([states, states[1:3]], [actions, actions[1:3]])  # side by side as alone
+    assert torch.equal(longer, targets.along([states], [actions])[0])
+    assert torch.equal(shorter, targets.along([states[1:3]], [actions[1:3]])[0])
+    away = targets.distances(states, targets.along([states], [actions])[0])
     assert away[:3].abs().max() == 0
     assert away[3, 0] > 0
 
@@ -39,11 +42,11 @@ def test_where_no_action_is_added_there_is_no_target() -> None:
     for spec, where in ((added(None), {"hand": 2}), (added(), {"other": 0})):  # or what follows is not seen
         targets = Targets(spec, where)
         targets.fit([torch.randn(5, 3)], [torch.randn(5, 2)])
-        assert (targets.along(torch.randn(5, 3), torch.randn(5, 2)) == 0).all()
+        assert (targets.along([torch.randn(5, 3)], [torch.randn(5, 2)])[0] == 0).all()
 
 
 def test_meta_world_s_hand_follows_the_point_that_the_targets_are() -> None:
-    pytest.importorskip("metaworld")
+    pytest.importorskip("metaworld", reason="Meta-World is the extra robopolicy[metaworld]")
     env = make_env(Task(name="t", env={"name": "metaworld", "task": "reach-v3"}, horizon=60))
     observation, _ = env.reset(seed=0)
     generator, states, actions, points = np.random.default_rng(0), [], [], []
@@ -58,7 +61,8 @@ def test_meta_world_s_hand_follows_the_point_that_the_targets_are() -> None:
     targets = Targets(env.robot_spec, {"robot-state": 0})
     targets.low.fill_(-9.0)
     targets.high.fill_(9.0)
-    found = targets.along(torch.tensor(np.array(states)), torch.tensor(np.array(actions)))[:, :3].numpy()
+    along = targets.along([torch.tensor(np.array(states))], [torch.tensor(np.array(actions))])[0]
+    found = along[:, :3].numpy()
     off = found - np.array(points)
     assert np.abs(off - off[0]).max() < 2e-3
     assert np.abs(off[0]).max() < 0.02
