@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from robopolicy.benchmark import BenchmarkConfig, run_benchmark
+from robopolicy.benchmark import BenchmarkConfig, controller, run_benchmark
 from robopolicy.benchmark.learning import SampleLoop, lift_sizes, random_store
 from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.compose import compose
@@ -118,3 +118,20 @@ def test_environments_and_evaluation_are_measured(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused(wrong: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         quick(tmp_path, wrong)
+
+
+def test_a_controller_that_was_tried_is_kept_with_its_patch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"one_step": {"states": 3}, "free_motion": {}, "expert": {}, "settings": {}}
+    monkeypatch.setattr(controller, "check_equality", lambda task, **_: {**found, "task": task.name})
+    monkeypatch.setattr(controller, "against_robosuite", lambda task, **_: {"ratio": len(task.name)})
+    controller.main(["nothing", str(tmp_path / "tried.json")])
+    written = json.loads((tmp_path / "tried.json").read_text())
+    assert [(row["task"], row["timing"]["ratio"]) for row in written["rows"]] == [
+        ("lift", 4), ("can", 3), ("square", 6),
+    ]  # fmt: skip
+    assert written["rows"][0]["one_step"] == {"states": 3}
+    assert set(written) >= {"what", "patch", "commit"}
+    with pytest.raises(SystemExit, match="usage"):
+        controller.main([])
