@@ -1,7 +1,7 @@
 """What a change of the compiled controller brings and costs.
 
 ``git apply <patch of envs/osc.py>``, then ``python -m robopolicy.benchmark.controller <what> <file.json>``.
-The patch that the working tree has goes into the file, so that what was tried and not kept can be tried again.
+The patch that the working tree has goes into the file, so that what was not kept can be tried again.
 """
 
 from __future__ import annotations
