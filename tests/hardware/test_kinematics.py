@@ -7,7 +7,13 @@ from hardware.kinematics import Kinematics, approach, axis_angle, matrix
 from hardware.spec import RobotSpec
 from robopolicy.errors import SpecMismatch
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of a test's own: what it draws does not depend on the tests before it."""
+    return np.random.default_rng(0)
+
+
 SETTINGS = {
     "iterations": 50,
     "damping": 0.02,
@@ -18,13 +24,13 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("representation", ["axis_angle", "rot6d", "quat_wxyz", "quat_xyzw"])
-def test_rotations_agree_with_the_library(representation: str) -> None:
+def test_rotations_agree_with_the_library(representation: str, rng: np.random.Generator) -> None:
     import torch
 
     from robopolicy.codecs.rotation import to_matrix
 
     size = {"axis_angle": 3, "rot6d": 6}.get(representation, 4)
-    for value in RNG.standard_normal((5, size)):
+    for value in rng.standard_normal((5, size)):
         np.testing.assert_allclose(
             matrix(value, representation), to_matrix(torch.tensor(value), representation).numpy(), atol=1e-9
         )
@@ -46,12 +52,12 @@ def test_a_stiffness_gives_the_way_of_a_critically_damped_controller() -> None:
     assert moving[1][1] is None
 
 
-def test_joints_bring_a_hand_where_joints_had_it_and_move_no_others() -> None:
+def test_joints_bring_a_hand_where_joints_had_it_and_move_no_others(rng: np.random.Generator) -> None:
     spec = RobotSpec.load("panda_sim")
     solver = Kinematics(spec, spec.names[1:], **SETTINGS)
     site, home = solver.site("grip_site"), spec.array("home")
     for _ in range(5):
-        goal = solver.pose(site, home + np.append(0.0, 0.2 * RNG.standard_normal(6)))
+        goal = solver.pose(site, home + np.append(0.0, 0.2 * rng.standard_normal(6)))
         q, far, turned = solver.solve(home, [site], [goal])
         position, rotation = solver.pose(site, q)
         np.testing.assert_allclose(position, goal[0], atol=2e-4)
@@ -62,10 +68,10 @@ def test_joints_bring_a_hand_where_joints_had_it_and_move_no_others() -> None:
     assert solver.site("nose") < 0
 
 
-def test_velocities_are_the_derivatives_of_poses() -> None:
+def test_velocities_are_the_derivatives_of_poses(rng: np.random.Generator) -> None:
     spec = RobotSpec.load("panda_sim")
     solver = Kinematics(spec, spec.names, **SETTINGS)
-    site, q, dq = solver.site("grip_site"), spec.array("home"), RNG.standard_normal(7)
+    site, q, dq = solver.site("grip_site"), spec.array("home"), rng.standard_normal(7)
     (p0, r0), (p1, r1) = solver.pose(site, q), solver.pose(site, q + 1e-6 * dq)
     linear, angular = solver.velocity(site, q, dq)
     np.testing.assert_allclose(linear, (p1 - p0) / 1e-6, atol=1e-4)
