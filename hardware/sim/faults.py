@@ -48,8 +48,9 @@ class Fault:
 
     allowed_s: float | None
     """Within this time, and two control periods, the robot is to be safe; None: it is to go on."""
-    strike: Callable[[Rig], None] | None = None
-    """What happens; None: it is the policy that goes wrong, by itself."""
+    strike: Callable[[Rig], int | None] | None = None
+    """What happens, and the monotonic time in ns that counts if it is not its beginning; None: it is the policy
+    that goes wrong, by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +156,16 @@ def _set(**values: Any) -> Callable[[Rig], None]:
     return strike
 
 
-def _pause_control(rig: Rig) -> None:
-    """Stopped for three timeouts; what counts is the time from its return."""
+def _pause_control(rig: Rig) -> int:
+    """Stopped for three timeouts; what counts is the time from its return.
+
+    That is taken before the signal: afterwards the tick that stops the robot may be over.
+    """
     os.kill(rig.control, signal.SIGSTOP)
     time.sleep(3 * TIMEOUT_S)
+    returned_ns = time.monotonic_ns()
     os.kill(rig.control, signal.SIGCONT)
+    return returned_ns
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -192,9 +198,7 @@ def inject(name: str, network: Network, directory: Path) -> Outcome:
         else:
             time.sleep(0.3)
             begun = time.monotonic_ns()
-            fault.strike(rig)
-            if fault.strike is _pause_control:
-                begun = time.monotonic_ns()
+            begun = fault.strike(rig) or begun
         safe = rig.safe_after(begun, within_s=1.0 if fault.allowed_s is None else 5.0)
         time.sleep(0.3)
         tick = rig.tick()
