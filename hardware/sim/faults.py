@@ -49,8 +49,8 @@ class Fault:
     allowed_s: float | None
     """Within this time, and two control periods, the robot is to be safe; None: it is to go on."""
     strike: Callable[[Rig], int | None] | None = None
-    """What happens, and the monotonic time in ns that counts if it is not its beginning; None: it is the policy
-    that goes wrong, by itself."""
+    """What happens; it gives the monotonic time in ns that counts, if that is not its beginning. None: it is
+    the policy that goes wrong, by itself."""
 
 
 @dataclass(frozen=True, slots=True)

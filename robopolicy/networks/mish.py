@@ -30,23 +30,18 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        gate = _terms(x)[1]
+        e = x.float().clamp(max=CEILING).exp_()
+        gate = (e + 2).mul_(e)
+        ctx.save_for_backward(x, e)
         return gate.div_(gate + 2).mul_(x).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x, e = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants the derivative of this
             gate = F.softplus(x).tanh()
             return gradient * (gate + x * x.sigmoid() * (1 - gate * gate))
-        e, n = _terms(x)
+        n = (e + 2).mul_(e)
         inverse = (n + 2).reciprocal_()
-        slope = torch.sub(n, e, out=e).mul_(inverse).mul_(x)
+        slope = torch.sub(n, e).mul_(inverse).mul_(x)
         return n.add_(slope, alpha=4).mul_(inverse).mul_(gradient.contiguous()).to(x.dtype)
-
-
-def _terms(x: Tensor) -> tuple[Tensor, Tensor]:
-    """e and n in float32."""
-    e = x.float().clamp(max=CEILING).exp_()
-    return e, (e + 2).mul_(e)

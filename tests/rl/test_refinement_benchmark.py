@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
+from torch import nn
 
-from robopolicy.benchmark.refinement import SIZES, Straightforward, _refiner
+from robopolicy.benchmark.refinement import SIZES, Straightforward, _refiner, _with_torchs_mish
 
 
-def test_the_straightforward_form_makes_the_same_update() -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_straightforward_form_makes_the_same_update(plain: bool) -> None:
     network, config = SIZES["small"]
     config = dataclasses.replace(config, chunks=3, batch_size=10_000)
     ours, other = _refiner(network, config, "cpu"), _refiner(network, config, "cpu")
+    if plain:
+        assert any(isinstance(module, nn.Mish) for module in _with_torchs_mish(other).actor.modules())
     rollout, _ = ours.practise()
     before = [p.clone() for p in ours.actor.parameters()]
     ours.update(rollout)
