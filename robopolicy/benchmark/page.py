@@ -152,8 +152,8 @@ def _refinement(rows: Sequence[Mapping[str, Any]]) -> str:
         _table(head, lines)
         + "\nStraightforward: both networks on every row, tables element by element, the value loss for "
         "every pair, old log-probabilities computed again; once with torch's own Mish and its default "
-        "products of matrices, once with what this repository has instead of them. No form can do without the "
-        "tuned network's passes forward and backward over every pair and the critic's over every chunk, "
+        "products of matrices, once with what this repository has instead of them. No form can do without "
+        "the tuned network's passes forward and backward over every pair and the critic's over every chunk, "
         "which bounds the second ratio. Medians.\n"
     )
 
