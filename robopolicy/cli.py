@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from robopolicy.compose import compose, sweep
 from robopolicy.errors import ConfigError, RobopolicyError, unknown
+from robopolicy.memory import keep_memory
 from robopolicy.multirun import run_all
 from robopolicy.usage import usage
 
@@ -73,6 +74,7 @@ def command(
                 return
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
+            keep_memory()
             try:
                 function(composed)
             except RobopolicyError as error:
