@@ -1,4 +1,4 @@
-"""Actors that learned nothing, to compare with: doing nothing, and acting at random."""
+"""Actors that learned nothing, to compare with (doing nothing, acting at random), and one that explores."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
-from robopolicy.rollout import LaneView
+from robopolicy.rollout import Actor, LaneView
 from robopolicy.seeding import derive
 from robopolicy.spec import ActionSpec, Spec
 from robopolicy.task import Task
 
-__all__ = ["BASELINES", "RandomActor", "ZeroActor", "baseline", "baseline_in"]
+__all__ = ["BASELINES", "ExploringActor", "RandomActor", "ZeroActor", "baseline", "baseline_in"]
 
 
 class ZeroActor:
@@ -52,6 +52,39 @@ class RandomActor:
                 for seed, time in zip(view.seeds.tolist(), view.time.tolist(), strict=True)
             ]
         ).astype(np.float32)
+
+
+class ExploringActor:
+    """Another actor, unsteady: all actions of a chunk are off by one normal deviation, within the bounds.
+
+    What a world model is to know is what actions change; a steady actor's always come alike.
+
+    Args:
+        level: largest standard deviation, in half the range of an action; each episode has its own, between 0
+            and this. Episode and step alone decide all of it.
+    """
+
+    def __init__(self, actor: Actor, action: ActionSpec, level: float) -> None:
+        self.actor, self.spec = actor, actor.spec
+        self.obs_horizon, self.action_horizon = actor.obs_horizon, actor.action_horizon
+        self._low, self._high = np.asarray(action.low), np.asarray(action.high)
+        self._level = level
+        if level < 0 or not np.isfinite([self._low, self._high]).all():
+            raise ConfigError(
+                f"Exploring needs a level >= 0 and bounded actions, got {level}, low={action.low}, "
+                f"high={action.high}."
+            )
+
+    def act(self, view: LaneView) -> np.ndarray:
+        """`[B, Ta, Da]`."""
+        chunk = self.actor.act(view)
+        assert chunk is not None
+        half, off = (self._high - self._low) / 2, []
+        for seed, time in zip(view.seeds.tolist(), view.time.tolist(), strict=True):
+            level = self._level * np.random.default_rng(derive(seed, "exploration")).random()
+            drawn = np.random.default_rng(derive(seed, f"exploration {time}"))
+            off.append(level * half * drawn.standard_normal(len(half)))
+        return np.clip(chunk + np.stack(off)[:, None], self._low, self._high).astype(np.float32)
 
 
 BASELINES: dict[str, type[ZeroActor | RandomActor]] = {"zero": ZeroActor, "random": RandomActor}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robopolicy.errors import ConfigError, unknown
-from robopolicy.evaluation.baselines import BASELINES, baseline_in
+from robopolicy.evaluation.baselines import BASELINES, ExploringActor, baseline_in
 from robopolicy.evaluation.collect import BASELINE_OFFSET, POLICY_OFFSET
 from robopolicy.rollout import Actor, PolicyActor
 from robopolicy.task import Task
@@ -24,6 +24,8 @@ class CollectConfig:
     """Record this policy, failures included, instead of the expert; the task is then its own by default."""
     policy: Mapping[str, Any] | None = None
     """Or one that learned nothing: zero, random."""
+    noise: float = 0.0
+    """Added to a checkpoint's actions, up to this deviation in half their range: `ExploringActor`."""
     episodes: int = 200
     out: str | None = None
     """Store to fill; ``data/<task>.zarr`` by default, ``data/<task>_policy.zarr`` with a checkpoint and
@@ -43,6 +45,8 @@ class CollectConfig:
         if self.policy is not None and self.policy["name"] not in BASELINES:
             hint = " A trained policy is given by its checkpoint=outputs/..."
             raise ConfigError(unknown("policy to record", self.policy["name"], BASELINES) + hint)
+        if self.noise and self.checkpoint is None:
+            raise ConfigError("noise is of a checkpoint's actions; an expert's is +task.expert.noise=...")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +80,12 @@ def recorded(config: CollectConfig) -> Recorded:
     if task is None:
         raise ConfigError("Give task=... (see --help for the choices).")
     if config.checkpoint is not None:
-        return Recorded(
-            task=task, actor=PolicyActor(policy), origin=config.checkpoint, suffix="_policy",
-            offset=POLICY_OFFSET,
-        )  # fmt: skip
+        actor: Actor = PolicyActor(policy)
+        origin = config.checkpoint
+        if config.noise:
+            actor = ExploringActor(actor, policy.spec.action, config.noise)
+            origin += f", noise up to {config.noise:g}"
+        return Recorded(task=task, actor=actor, origin=origin, suffix="_policy", offset=POLICY_OFFSET)
     if config.policy is None:
         return Recorded(task=task, actor=None)
     name = str(config.policy["name"])

@@ -191,5 +191,7 @@ def test_random_episodes_are_recorded_whole_with_their_labels(tmp_path: Path) ->
         CollectConfig(checkpoint="outputs/x", policy={"name": "random"})
     with pytest.raises(ConfigError, match=r"Unknown policy to record 'diffusion'.*checkpoint=outputs"):
         CollectConfig(policy={"name": "diffusion"})
+    with pytest.raises(ConfigError, match=r"expert\.noise"):
+        CollectConfig(noise=0.1)
     with pytest.raises(ConfigError, match="Give task="):
         recorded(CollectConfig(policy={"name": "random"}))

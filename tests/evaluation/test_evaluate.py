@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.evaluation.baselines import RandomActor, ZeroActor, baseline
+from robopolicy.evaluation.baselines import ExploringActor, RandomActor, ZeroActor, baseline
 from robopolicy.evaluation.evaluate import Evaluation, evaluate
 from robopolicy.rollout import ExpertActor, LaneView
 from robopolicy.seeding import episode_seeds
@@ -106,3 +106,18 @@ def test_random_needs_bounds() -> None:
     action = dataclasses.replace(toy_spec().action, high=(float("inf"), 1.0))
     with pytest.raises(ConfigError, match="need bounds"):
         RandomActor(action)
+
+
+def test_exploring_is_the_episodes_own_and_at_most_of_its_level() -> None:
+    action = dataclasses.replace(toy_spec().action, low=(-100.0, -50.0), high=(100.0, 50.0))
+    seeds = np.arange(400)
+    view = LaneView(observation={}, seeds=seeds, time=np.zeros(400, np.int64))
+    chunk = ExploringActor(ZeroActor(action, 3), action, 0.3).act(view)
+    assert (chunk == chunk[:, :1]).all()
+    # The root mean square of levels drawn evenly up to 0.3 is 0.3 / sqrt(3).
+    assert np.allclose(np.sqrt((chunk[:, 0] ** 2).mean(0)) / [100, 50], 0.3 / np.sqrt(3), rtol=0.15)
+    few = dataclasses.replace(view, seeds=seeds[7:9], time=view.time[7:9])
+    assert (ExploringActor(ZeroActor(action, 3), action, 0.3).act(few) == chunk[7:9]).all()
+    assert (ExploringActor(ZeroActor(action, 3), action, 0.0).act(view) == 0).all()
+    with pytest.raises(ConfigError, match="level >= 0"):
+        ExploringActor(ZeroActor(action, 3), action, -0.1)
