@@ -8,14 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CEILING", "Mish"]
-
-CEILING = 20.0
-"""tanh(softplus(x)) is 1 beyond it, to the last digit of a float32."""
+__all__ = ["Mish"]
 
 
 class Mish(nn.Module):
-    """``x * tanh(softplus(x))``. Torch's CPU kernel takes three slow functions; one exponential will do."""
+    """``x * tanh(softplus(x))``. Torch's CPU kernel takes three slow functions; one sigmoid will do."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape and floating dtype."""
@@ -26,22 +23,22 @@ class Mish(nn.Module):
 
 
 class _Mish(torch.autograd.Function):
-    # With e = exp(x) and n = e (e + 2), tanh(softplus(x)) = n / (n + 2); its slope is 4 (n - e) / (n + 2)^2.
+    # With s = sigmoid(x) and m = s (2 - s), tanh(softplus(x)) is m / (2 - m); its slope 4 s ((1 - s) / (2 - m))^2.
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        e = x.float().clamp(max=CEILING).exp_()
-        gate = (e + 2).mul_(e)
-        ctx.save_for_backward(x, e)
-        return gate.div_(gate + 2).mul_(x).to(x.dtype)
+        s = x.float().sigmoid()
+        ctx.save_for_backward(x, s)
+        gate = torch.rsub(s, 2).mul_(s)
+        return gate.div_(2 - gate).mul_(x).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        x, e = ctx.saved_tensors
+        x, s = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants the derivative of this
             gate = F.softplus(x).tanh()
             return gradient * (gate + x * x.sigmoid() * (1 - gate * gate))
-        n = (e + 2).mul_(e)
-        inverse = (n + 2).reciprocal_()
-        slope = torch.sub(n, e).mul_(inverse).mul_(x)
-        return n.add_(slope, alpha=4).mul_(inverse).mul_(gradient.contiguous()).to(x.dtype)
+        m = torch.rsub(s, 2).mul_(s)
+        inverse = torch.rsub(m, 2).reciprocal_()
+        slope = torch.rsub(s, 1).square_().mul_(s).mul_(inverse).mul_(x)
+        return m.add_(slope, alpha=4).mul_(inverse).mul_(gradient.contiguous()).to(x.dtype)
