@@ -23,7 +23,8 @@ class Mish(nn.Module):
 
 
 class _Mish(torch.autograd.Function):
-    # With s = sigmoid(x) and m = s (2 - s), tanh(softplus(x)) is m / (2 - m); its slope 4 s ((1 - s) / (2 - m))^2.
+    # With s = sigmoid(x) and m = s (2 - s), tanh(softplus(x)) is m / (2 - m), and its slope
+    # 4 s ((1 - s) / (2 - m))^2.
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
