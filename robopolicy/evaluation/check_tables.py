@@ -165,16 +165,20 @@ def _worlds(files: Files) -> str:
     lines = []
     for name, values in files.items():
         false, true = values["false_success"], values["true_success"]
+        by_key = values.get("r_squared_by_key", {})
         line = [
             name.removeprefix("world_"),
             values["encoding"],
             f"{values['states']} of {'a refined policy' if values.get('visited') else 'held-out episodes'}",
             " / ".join(f"{values['r_squared'][key]:.2f}" for key in ("1", "5", "15")),
+            ", ".join(f"{key} {found['1']:.2f}" for key, found in by_key.items()),
+            " / ".join(f"{values['error'][step]:.1f}" for step in FAR if step in values["error"]),
             f"{false['count']} of {false['of']}",
             f"{true['count']} of {true['of']}",
         ]
         lines.append(line)
     head = ["World", "Actions", "States", "R-squared of differences between actions (1 / 5 / 15 steps)",
+            "By key (1 step)", f"Error after {' / '.join(FAR)} steps, in usual changes of one",
             "False successes", "True successes"]  # fmt: skip
     return markdown(head, lines)
 
@@ -184,15 +188,24 @@ def _recorded(files: Files) -> str:
 
 
 def _imagined(files: Files) -> str:
-    lines = [
-        [
-            values["task"],
-            *(f"{values['times_the_simulator'][f'imagined {lanes}']:.2g}" for lanes in (1, 64, 1024)),
-        ]
-        for values in files.values()
-    ]
-    return markdown(["Task", "1 lane, times MuJoCo's one", "64 lanes", "1024 lanes"], lines)
+    lines = []
+    for values in files.values():
+        rate, times = values["steps_per_second"], values["times_the_simulator"]
+        lanes = [f"imagined {count}" for count in (1, 64, 1024)]
+        lines.append(
+            [
+                values["task"],
+                f"{rate['simulated']:,}",
+                *(f"{rate[name]:,} ({times[name]:.2g} times)" for name in lanes),
+                f"{values['training_minutes']:.0f} min" if "training_minutes" in values else "",
+            ]
+        )
+    head = ["Task", "MuJoCo, one lane, steps/s", "Imagined, 1 lane", "64 lanes", "1024 lanes", "Training"]
+    return markdown(head, lines)
 
+
+FAR = ("1", "5", "20", "50", "100")
+"""Steps of an open-loop imagination whose errors are shown."""
 
 SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     **HARDWARE,

@@ -1,7 +1,11 @@
-"""Imagined steps a second beside simulated ones: ``python -m robopolicy.world.speed <run> [<file.json>]``."""
+"""Imagined steps a second beside simulated ones: ``python -m robopolicy.world.speed <run> [<file.json>]``.
+
+How long the training took stands beside them, as the run's log has it.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +20,9 @@ from robopolicy.seeding import episode_seeds
 from robopolicy.vector import LaneVectorEnv
 from robopolicy.world.imagined import ImaginedVectorEnv
 from robopolicy.world.starts import Starts
-from robopolicy.world.world import load_world
+from robopolicy.world.world import find_world, load_world
 
-__all__ = ["BATCHES", "CHUNK", "main", "speed"]
+__all__ = ["BATCHES", "CHUNK", "main", "speed", "training_minutes"]
 
 BATCHES = (1, 64, 1024)
 CHUNK = 4
@@ -52,8 +56,19 @@ def speed(run: str | Path, *, seconds: float = 4.0, rounds: int = 5) -> dict[str
             name: round(float(np.median([a / b for a, b in zip(found, simulated, strict=False)])), 2)
             for name, found in rates.items()
         },
+        "training_minutes": training_minutes(find_world(run).parent),
         **stamp(),
     }
+
+
+def training_minutes(run: Path) -> float:
+    """Of a training run, from the speeds in its log."""
+    batch = json.loads((run / "config.json").read_text())["trainer"]["batch_size"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [(row["step"], row["samples_per_s"]) for row in rows if "samples_per_s" in row]
+    before = [0, *(step for step, _ in logged)]
+    seconds = sum((step - last) * batch / rate for (step, rate), last in zip(logged, before, strict=False))
+    return round(seconds / 60, 1)
 
 
 def _stepper(envs: LaneVectorEnv) -> Callable[[], None]:
