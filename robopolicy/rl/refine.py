@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "workers",
     "steps",
     "stop_at",
+    "patience",
     "checkpoint_seconds",
     "threads",
     "wandb",
@@ -63,6 +64,8 @@ class RefineConfig:
     """Environment steps at most, warm-up included; a run may be resumed with more."""
     stop_at: float | None = None
     """Stop at the first evaluation with this success rate."""
+    patience: int | None = None
+    """Stop after so many environment steps in which no evaluation was as good as the best."""
     lanes: int = 16
     workers: int = 2
     evaluate: CheckConfig = field(default_factory=CheckConfig)
@@ -89,6 +92,8 @@ class RefineConfig:
             )
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ConfigError(f"refine: stop_at is a success rate in (0, 1], got {self.stop_at}.")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"refine: patience is a number of environment steps >= 1, got {self.patience}.")
         if self.env is not None and self.env.get("name") != "imagined":
             raise ConfigError(unknown("env", str(self.env.get("name")), ["imagined"]))
         if (self.env is None) != (self.world is None):

@@ -105,6 +105,7 @@ class Refinement:
                         refinement_curve(self.directory / "metrics.csv", self.directory / "refine.png")
                     last = last or (config.stop_at is not None and self.best >= config.stop_at)
                     last = last or self.distrusted >= TRUSTED
+                    last = last or (config.patience is not None and self._since_best >= config.patience)
                     if last or time.monotonic() - saved > config.checkpoint_seconds:
                         self.save()
                         saved = time.monotonic()
@@ -200,6 +201,11 @@ class Refinement:
         if self._by_return:
             return measured.mean_return >= self.best_return
         return measured.success_rate >= self.best
+
+    @property
+    def _since_best(self) -> int:
+        """Environment steps from the best evaluation to the last one."""
+        return max(self.measured_at, 0) - self.best_step
 
     @property
     def _by_return(self) -> bool:

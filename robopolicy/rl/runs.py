@@ -18,7 +18,17 @@ from robopolicy.evaluation.plots import read_series
 
 __all__ = ["NAMES", "main", "side_by_side"]
 
-NAMES = ("name", "out", "steps", "stop_at", "checkpoint", "workers", "log_every", "checkpoint_seconds")
+NAMES = (
+    "name",
+    "out",
+    "steps",
+    "stop_at",
+    "patience",
+    "checkpoint",
+    "workers",
+    "log_every",
+    "checkpoint_seconds",
+)
 """Settings that do not change what is learned."""
 
 

@@ -186,6 +186,19 @@ def test_a_run_stops_where_it_is_good_enough_and_goes_on_when_asked_for_more(
         refinement(base, tmp_path / "other", stop_at=95.0)
 
 
+def test_a_run_without_progress_stops_when_patience_ends(base: Path, tmp_path: Path) -> None:
+    run = refinement(base, tmp_path / "run", patience=150)
+    run.best = 2.0  # which nothing reaches
+    run.run()
+    assert 150 <= run.env_steps < run.config.steps
+    assert run.measured_at == run.env_steps
+    more = refinement(base, tmp_path / "run")
+    more.run()
+    assert more.env_steps >= more.config.steps
+    with pytest.raises(ConfigError, match="patience is a number of environment steps"):
+        refinement(base, tmp_path / "other", patience=0)
+
+
 def test_what_is_not_finite_is_named_and_not_saved(base: Path, tmp_path: Path) -> None:
     broken = refinement(base, tmp_path / "run")
     broken.refiner.advance = lambda: {"loss": 1.0, "kl": float("nan")}  # type: ignore[method-assign]
