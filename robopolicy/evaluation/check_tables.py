@@ -172,13 +172,13 @@ def _worlds(files: Files) -> str:
             f"{values['states']} of {'a refined policy' if values.get('visited') else 'held-out episodes'}",
             " / ".join(f"{values['r_squared'][key]:.2f}" for key in ("1", "5", "15")),
             ", ".join(f"{key} {found['1']:.2f}" for key, found in by_key.items()),
-            " / ".join(f"{values['error'][step]:.1f}" for step in FAR if step in values["error"]),
+            " / ".join(f"{values['error'][step]:.1f}" for step in _FAR if step in values["error"]),
             f"{false['count']} of {false['of']}",
             f"{true['count']} of {true['of']}",
         ]
         lines.append(line)
     head = ["World", "Actions", "States", "R-squared of differences between actions (1 / 5 / 15 steps)",
-            "By key (1 step)", f"Error after {' / '.join(FAR)} steps, in usual changes of one",
+            "By key (1 step)", f"Error after {' / '.join(_FAR)} steps, in usual changes of one",
             "False successes", "True successes"]  # fmt: skip
     return markdown(head, lines)
 
@@ -204,7 +204,7 @@ def _imagined(files: Files) -> str:
     return markdown(head, lines)
 
 
-FAR = ("1", "5", "20", "50", "100")
+_FAR = ("1", "5", "20", "50", "100")
 """Steps of an open-loop imagination whose errors are shown."""
 
 SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
