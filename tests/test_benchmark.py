@@ -76,6 +76,7 @@ def test_parts_are_added_to_one_file_and_the_page_follows_it(tmp_path: Path) -> 
     assert read_results(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_families_of_policies_take_turns(tmp_path: Path) -> None:
     overrides = ["what=families", "policies=[gaussian,factorized]"]
     rows = run_benchmark(quick(tmp_path, *overrides))["families"]["rows"]

@@ -273,6 +273,7 @@ def test_multirun_goes_on_after_a_failure(configs: Path, tmp_path: Path, jobs: i
         assert not list(tmp_path.glob("*[34]"))  # nothing starts when anything is misspelt
 
 
+@pytest.mark.slow
 def test_the_shipped_configurations_compose() -> None:
     tried = set()
     for root in sorted(path.stem for path in config_directory().glob("*.yaml")):

@@ -114,6 +114,7 @@ def test_a_compiled_network_trains_the_same_policy(home: Path, tmp_path: Path) -
     assert load(tmp_path / "true").provenance.step == 4
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_lift_is_the_same_with_any_workers_and_replays(tmp_path: Path) -> None:
     task = Task.from_dict(compose("collect", ["task=lift"])["task"])

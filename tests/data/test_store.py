@@ -171,7 +171,7 @@ class FailingStore(WrapperStore):
         await self._store.set(key, value)
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("zarr_format", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_every_write_of_an_append_may_fail(zarr_format: int) -> None:
     memory = MemoryStore()
     fill(memory, 3, zarr_format=zarr_format)
@@ -224,6 +224,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     fill(path, 0)

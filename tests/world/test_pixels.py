@@ -81,6 +81,7 @@ def test_what_it_cannot_predict_is_refused() -> None:
         PixelWorld(parse(PixelWorldConfig, {"tasks": ["t"], **deep}), spec=spec(), codec=codec)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:No rule of success")
 def test_it_trains_and_imagines_a_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_validate", lambda self: 0.0)  # of 2048 pictures: for a GPU
