@@ -159,7 +159,8 @@ def run_episodes(
     The policy's batch is always B, and which lane plays which episode depends only on earlier episodes'
     lengths, so results do not depend on the number of worker processes.
 
-    An episode that is lost with its worker process is run again from its start.
+    An episode that is lost with its worker process is run again from its start; where that would not help
+    (an imagination that diverged) it ends there, failed.
 
     Args:
         record: keep each episode's arrays.
@@ -200,7 +201,7 @@ def run_episodes(
         for lane in np.flatnonzero(active):
             episode, count = current[lane], int(step.steps[lane])
             assert episode is not None
-            if step.lost[lane]:
+            if step.lost[lane] and not envs.loses_for_good:
                 losses[episode.index] += 1
                 if losses[episode.index] >= MOST_LOSSES:
                     raise WorkerError(
@@ -214,13 +215,13 @@ def run_episodes(
             if success.any() and not episode.success:
                 episode.success = True
                 episode.first_success = episode.steps + int(np.argmax(success)) + 1
-            episode.success_final = bool(success[-1])
+            episode.success_final = bool(count and success[-1])
             episode.total_reward += float(step.rewards[lane, :count].sum())
             episode.steps += count
-            if record:
+            if record and count:
                 parts[lane].append(_rows(transition, lane, count))
-            if step.terminated[lane] or step.truncated[lane]:
-                if record:
+            if step.terminated[lane] or step.truncated[lane] or step.lost[lane]:
+                if record and parts[lane]:
                     episode.data = {k: np.concatenate([p[k] for p in parts[lane]]) for k in parts[lane][0]}
                     parts[lane] = []
                 current[lane] = None

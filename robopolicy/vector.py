@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -69,6 +69,8 @@ class LaneVectorEnv(VectorEnv):
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - as gymnasium declares it
+    loses_for_good: ClassVar[bool] = False
+    """Whether an episode that is lost would be lost again, however often it is run."""
 
     def __init__(
         self, task: Task, lanes: int, *, workers: int = 0, chunk: int = 16, success_hold: int | None = None

@@ -52,6 +52,8 @@ class ImaginedVectorEnv(LaneVectorEnv):
     from it.
     """
 
+    loses_for_good = True
+
     def __init__(
         self,
         world: World,

@@ -186,6 +186,20 @@ def test_a_diverging_lane_is_lost_counted_and_started_again(
     assert practice.envs.statistics()["imagined_diverged"] == 1  # type: ignore[attr-defined]
 
 
+def test_an_evaluation_counts_an_episode_that_diverges_as_failed(
+    world: World, starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = world.plausible
+    monkeypatch.setattr(world, "plausible", lambda frame: usual(frame) & (torch.arange(len(frame)) != 2))
+    seeds = episode_seeds("select", 12)
+    found = sorted(run_episodes(lanes(world, starts), Towards(), seeds, record=True), key=_index)
+    assert [episode.seed for episode in found] == list(seeds)
+    failed = [episode for episode in found if not episode.steps]
+    assert failed
+    assert not any(episode.success or episode.success_final or episode.data for episode in failed)
+    assert any(episode.success for episode in found)
+
+
 def test_pessimism_ends_episodes_where_members_disagree(
     world: World, starts: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
