@@ -27,6 +27,7 @@ NAMES = (
     "checkpoint",
     "workers",
     "log_every",
+    "world_weights",
     "checkpoint_seconds",
 )
 """Settings that do not change what is learned."""
