@@ -30,7 +30,7 @@ NAMES = (
     "world_weights",
     "checkpoint_seconds",
 )
-"""Settings that do not change what is learned."""
+"""Settings that do not change what is learned, or tell a reader nothing."""
 
 
 def side_by_side(runs: Sequence[str | Path]) -> dict[str, Any]:
