@@ -7,7 +7,7 @@ import numpy as np
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.rollout import Actor, LaneView
-from robopolicy.seeding import derive
+from robopolicy.seeding import rng
 from robopolicy.spec import ActionSpec, Spec
 from robopolicy.task import Task
 
@@ -46,9 +46,7 @@ class RandomActor:
         shape = (self.action_horizon, len(self._low))
         return np.stack(
             [
-                np.random.default_rng(derive(seed, f"random action {time}")).uniform(
-                    self._low, self._high, shape
-                )
+                rng(seed, f"random action {time}").uniform(self._low, self._high, shape)
                 for seed, time in zip(view.seeds.tolist(), view.time.tolist(), strict=True)
             ]
         ).astype(np.float32)
@@ -81,9 +79,8 @@ class ExploringActor:
         assert chunk is not None
         half, off = (self._high - self._low) / 2, []
         for seed, time in zip(view.seeds.tolist(), view.time.tolist(), strict=True):
-            level = self._level * np.random.default_rng(derive(seed, "exploration")).random()
-            drawn = np.random.default_rng(derive(seed, f"exploration {time}"))
-            off.append(level * half * drawn.standard_normal(len(half)))
+            level = self._level * rng(seed, "exploration").random()
+            off.append(level * half * rng(seed, f"exploration {time}").standard_normal(len(half)))
         return np.clip(chunk + np.stack(off)[:, None], self._low, self._high).astype(np.float32)
 
 

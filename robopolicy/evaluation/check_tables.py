@@ -12,6 +12,9 @@ from robopolicy.evaluation.recorded_table import recorded_rows
 
 __all__ = ["SECTIONS", "check_sections"]
 
+_FAR = ("1", "5", "20", "50", "100")
+"""Steps of an open-loop imagination whose errors are shown."""
+
 
 def check_sections(directory: str | Path) -> str:
     """Markdown of all check files of a directory; empty where there are none."""
@@ -203,9 +206,6 @@ def _imagined(files: Files) -> str:
     head = ["Task", "MuJoCo, one lane, steps/s", "Imagined, 1 lane", "64 lanes", "1024 lanes", "Training"]
     return markdown(head, lines)
 
-
-_FAR = ("1", "5", "20", "50", "100")
-"""Steps of an open-loop imagination whose errors are shown."""
 
 SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     **HARDWARE,

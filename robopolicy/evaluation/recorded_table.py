@@ -41,7 +41,7 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     for (task, policy, anywhere), group in itertools.groupby(sorted(files, key=kind), kind):
         runs = list(group)
         solved = {stage: [found for values in runs if (found := _solved(values, stage))] for stage in stages}
-        rival = max(others, key=lambda stage: sum(map(sum, solved[stage])))
+        rival = max(others, key=lambda stage: _rate(solved[stage]))
         line = [task, policy, str(sum(row["recorded_episodes"] for row in runs[0]["stages"]))]
         line.append(f"{anywhere:.0%}")
         line.append(_counts(solved[BASE][:1]))
@@ -59,6 +59,11 @@ def _solved(values: Mapping[str, Any], stage: str) -> list[bool]:
     """Of each report episode, in the order of their seeds; empty where that stage is not run yet."""
     solved: Mapping[str, bool] = next((r["solved"] for r in values["stages"] if r["stage"] == stage), {})
     return [bool(solved[seed]) for seed in sorted(solved, key=int)]
+
+
+def _rate(runs: Sequence[Sequence[bool]]) -> float:
+    """Mean over runs, of which a stage may have fewer than another; 0 where there is none."""
+    return sum(map(sum, runs)) / max(1, sum(map(len, runs)))
 
 
 def _counts(runs: Sequence[Sequence[bool]]) -> str:

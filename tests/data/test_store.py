@@ -1,69 +1,24 @@
-"""The episode store: round trips, crash safety, and clear refusals."""
+"""The episode store: round trips and clear refusals."""
 
 from __future__ import annotations
 
-import errno
 import json
-import random
-import signal
 import subprocess
 import sys
-import time
-import warnings
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 import zarr
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import MemoryStore
 
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError
-from robopolicy.spec import ActionSpec, ObservationSpec, Spec
+from robopolicy.spec import ObservationSpec, Spec
+from tests.data.stores import assert_holds, fill, make_episode, make_spec
 
 RNG = np.random.default_rng(0)
-LONG = 7  # its episode is longer than the one of seed 8 that is written over its remains
-
-
-def make_spec(image: bool = True) -> Spec:
-    observations = {"pos": ObservationSpec(shape=(3,)), "width": ObservationSpec(shape=())}
-    if image:
-        observations["cam"] = ObservationSpec(shape=(8, 6, 3), dtype="uint8", kind="image")
-    action = ActionSpec(names=("x", "y"), low=(-1.0, -1.0), high=(1.0, float("inf")))
-    return Spec(observations=observations, action=action, control_hz=20.0)
-
-
-def make_episode(seed: int, length: int | None = None, image: bool = True) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    length = int(rng.integers(3, 20)) if length is None else length
-    episode = {
-        "pos": rng.normal(size=(length, 3)).astype(np.float32),
-        "width": rng.normal(size=length).astype(np.float32),
-        "action": rng.uniform(-1, 1, (length, 2)).astype(np.float32),
-        "state": rng.normal(size=(length, 5)),
-    }
-    if image:
-        episode["cam"] = rng.integers(0, 255, (length, 8, 6, 3), dtype=np.uint8)
-    return episode
-
-
-def fill(location: object, count: int, **settings: object) -> EpisodeStore:
-    store = EpisodeStore.create(location, make_spec(), extra={"state": (5,)}, **settings)
-    for i in range(count):
-        store.append(make_episode(i), seed=i, success=i % 2 == 0, instruction=f"lift {i % 3}")
-    return store
-
-
-def assert_holds(store: EpisodeStore, seeds: list[int]) -> None:
-    assert list(store.seeds) == seeds
-    episodes = [make_episode(seed) for seed in seeds]
-    assert list(store.lengths) == [len(episode["action"]) for episode in episodes]
-    assert sorted(store.keys) == sorted(episodes[0])
-    for key in store.keys:
-        found, expected = store.read(key), np.concatenate([episode[key] for episode in episodes])
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == expected.dtype
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -155,99 +110,6 @@ def test_diffusion_policy_zarr(tmp_path: Path) -> None:
     assert len(store.fingerprint()) == 32
     with pytest.raises(DataError, match="mode='r' only"):
         EpisodeStore.open(tmp_path / "pusht.zarr", "a", control_hz=5.0)
-
-
-class FailingStore(WrapperStore):
-    """Writes until the k-th, which fails; `once` lets later ones through again (a disk with room again)."""
-
-    def __init__(self, store: MemoryStore, k: int, once: bool) -> None:
-        super().__init__(store)
-        self.left, self.once = k, once
-
-    async def set(self, key: str, value: object) -> None:
-        self.left -= 1
-        if self.left == -1 or (self.left < 0 and not self.once):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        await self._store.set(key, value)
-
-
-@pytest.mark.parametrize("zarr_format", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_every_write_of_an_append_may_fail(zarr_format: int) -> None:
-    memory = MemoryStore()
-    fill(memory, 3, zarr_format=zarr_format)
-    base = dict(memory._store_dict)
-    counting = FailingStore(MemoryStore(dict(base)), 10_000, once=False)
-    EpisodeStore.open(counting, "a").append(make_episode(LONG), seed=LONG, instruction="new text")
-    total = 10_000 - counting.left
-    assert total > 15
-    for once in (False, True):
-        for k in range(0, total, 1 if zarr_format == 2 else 4):
-            inner = MemoryStore(dict(base))
-            store = EpisodeStore.open(FailingStore(inner, k, once), "a")
-            with pytest.raises(DataError, match=r"No space left.*3 episodes \(\d+ steps\) are committed"):
-                store.append(make_episode(LONG), seed=LONG, instruction="new text")
-            assert_holds(store, [0, 1, 2])
-            if once:
-                store.append(make_episode(8), seed=8, instruction="other text")
-                assert_holds(store, [0, 1, 2, 8])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                again = EpisodeStore.open(inner, "a")
-            assert_holds(again, [0, 1, 2, 8] if once else [0, 1, 2])
-            if k == total - 1 and not once:
-                assert {d.array for d in again.dropped} >= {"data/action", "meta/seed"}
-                assert again.dropped[0].start == again.episode_ends[-1]
-            again.append(make_episode(9, length=30), seed=9, instruction="last")
-            final = EpisodeStore.open(inner)
-            assert_holds_with_length(final, 30)
-            assert final.dropped == ()
-            assert final.instructions[-1] == "last"
-
-
-def assert_holds_with_length(store: EpisodeStore, length: int) -> None:
-    expected = make_episode(9, length=length)
-    for key, found in store.episode(len(store) - 1).items():
-        np.testing.assert_array_equal(found, expected[key])
-
-
-WRITER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import warnings
-warnings.simplefilter("ignore")
-from test_store import EpisodeStore, make_episode
-store = EpisodeStore.open(sys.argv[2], "a")
-while True:
-    seed = len(store)
-    store.append(make_episode(seed), seed=seed)
-    print(len(store), flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_writer_loses_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "a.zarr"
-    fill(path, 0)
-    rng = random.Random(0)
-    for _ in range(4):
-        arguments = [sys.executable, "-c", WRITER, str(Path(__file__).parent), str(path)]
-        writer = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        told = int(writer.stdout.readline())
-        time.sleep(rng.uniform(0.0, 0.15))
-        writer.send_signal(signal.SIGKILL)
-        told = max([told, *(int(line) for line in writer.stdout.read().split())])
-        writer.wait()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            store = EpisodeStore.open(path)
-        assert len(store) in (told, told + 1)
-        assert_holds(store, list(range(len(store))))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        EpisodeStore.open(path, "a")
-    assert EpisodeStore.open(path).dropped == ()
-    assert not list(path.rglob("*.partial"))
 
 
 def broken(change: str) -> dict[str, np.ndarray]:
