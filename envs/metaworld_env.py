@@ -33,6 +33,12 @@ class MetaworldConfig:
     """A Meta-World task by its own name."""
 
     task: str = "reach-v3"
+    placement: float = 1.0
+    """How wide the range is, on the table, from which objects and goal are drawn (1 is Meta-World's own)."""
+
+    def __post_init__(self) -> None:
+        if self.placement < 0:
+            raise ConfigError(f"placement must be at least 0, got {self.placement}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,7 @@ class MetaworldEnv(RobotEnv):
         Args:
             options: "object_range" widens, on the table, where objects and goal are placed by this fraction.
         """
-        wider = float((options or {}).get("object_range", 0.0))
+        wider = self.config.placement * (1.0 + float((options or {}).get("object_range", 0.0))) - 1.0
         self._env._random_reset_space = _widened(self._placement, wider)
         self._env.goal_space = _widened(self._goals, wider)  # what observed goals are clipped to
         self._env.__dict__.pop("sawyer_observation_space", None)

@@ -15,8 +15,8 @@ pytest.importorskip("metaworld")
 pytestmark = pytest.mark.sim
 
 
-def make(name: str) -> RobotEnv:
-    return make_env(Task(name="t", env={"name": "metaworld", "task": name}, horizon=9))
+def make(name: str, **settings: float) -> RobotEnv:
+    return make_env(Task(name="t", env={"name": "metaworld", "task": name, **settings}, horizon=9))
 
 
 @pytest.mark.parametrize("name", ["reach-v3", "door-open-v3", "drawer-open-v3", "peg-insert-side-v3"])
@@ -139,3 +139,13 @@ def test_the_range_of_objects_and_goal_can_be_widened() -> None:
     assert (away[1] <= 2 * half + 1e-3).all()
     assert np.allclose(wider[:, [2, 5]].max(0), usual[:, [2, 5]].max(0), atol=2e-3)  # on the table still
     assert env.reset_options == {"object_range"}
+
+
+def test_a_task_can_have_a_wider_range_of_its_own() -> None:
+    usual, twice = make("push-v3"), make("push-v3", placement=2.0)
+    for seed in range(3):
+        wide, widened = twice.reset(seed=seed)[0], usual.reset(seed=seed, options={"object_range": 1.0})[0]
+        assert np.array_equal(wide["object-state"], widened["object-state"])
+        assert not np.array_equal(wide["object-state"], usual.reset(seed=seed)[0]["object-state"])
+    with pytest.raises(ConfigError, match="placement must be at least 0, got -1"):
+        make("push-v3", placement=-1.0)
