@@ -21,7 +21,7 @@ HEADS = {
 
 
 def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines, a line for each task and policy, over its training seeds.
+    """Head and lines, a line for each task, policy and number of demonstrations, over its training seeds.
 
     Every stage has played the same report episodes, so that differences are paired.
 
@@ -30,19 +30,25 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     """
     stages = [row["stage"] for row in max(files, key=lambda values: len(values["stages"]))["stages"]]
     others = [stage for stage in stages if stage not in (BASE, OURS)]
-    head = ["Task", "Policy", "Recorded episodes", "Of imagined ones begin anywhere"]
+    head = ["Task", "Policy", "Demonstrations", "Recorded episodes", "Of imagined ones begin anywhere"]
     head += [HEADS.get(name, name) for name in (BASE, *others, OURS)]
     head += ["Gain of practice over the clone [95%]", "Over the better of the others [95%]"]
 
-    def kind(values: Mapping[str, Any]) -> tuple[str, str, float]:
-        return values["task"], values["values"]["policy"], values["values"].get("anywhere", 0.0)
+    def kind(values: Mapping[str, Any]) -> tuple[str, str, int, float]:
+        given = values["values"]
+        return values["task"], given["policy"], given["demonstrations"], given.get("anywhere", 0.0)
 
     lines = []
-    for (task, policy, anywhere), group in itertools.groupby(sorted(files, key=kind), kind):
+    for (task, policy, demonstrations, anywhere), group in itertools.groupby(sorted(files, key=kind), kind):
         runs = list(group)
         solved = {stage: [found for values in runs if (found := _solved(values, stage))] for stage in stages}
         rival = max(others, key=lambda stage: _rate(solved[stage]))
-        line = [task, policy, str(sum(row["recorded_episodes"] for row in runs[0]["stages"]))]
+        line = [
+            task,
+            policy,
+            str(demonstrations),
+            str(sum(row["recorded_episodes"] for row in runs[0]["stages"])),
+        ]
         line.append(f"{anywhere:.0%}")
         line.append(_counts(solved[BASE][:1]))
         line += [_counts(solved[stage]) for stage in (*others, OURS)]

@@ -106,12 +106,13 @@ def test_practice_in_imagination_stands_beside_what_else_recordings_bring(tmp_pa
 
     for seed in (0, 1):
         stages = [stage("cloned", 8), stage("successes", 9), stage("values", 2), stage("imagined", 18 + seed)]
-        values = {"task": "soccer", "values": {"policy": "gaussian", "seed": seed}, "stages": stages}
+        settings = {"policy": "gaussian", "demonstrations": 50, "seed": seed}
+        values = {"task": "soccer", "values": settings, "stages": stages}
         (tmp_path / f"recorded_soccer_gaussian_seed{seed}.json").write_text(json.dumps(values))
     begun = {**values, "task": "reach", "stages": stages[:2]}
     (tmp_path / "recorded_reach_gaussian_seed0.json").write_text(json.dumps(begun))
     page = check_sections(tmp_path)
-    assert "| soccer | gaussian | 40 | 0% | 8/20 | 9/20, 9/20 | 2/20, 2/20 | 18/20, 19/20 |" in page
+    assert "| soccer | gaussian | 50 | 40 | 0% | 8/20 | 9/20, 9/20 | 2/20, 2/20 | 18/20, 19/20 |" in page
     assert "| better (+52.5%" in page
     assert "| successes: better (+47.5%" in page
-    assert "| reach | gaussian | 20 | 0% | 8/20 | 9/20 | not run | not run |  |  |" in page
+    assert "| reach | gaussian | 50 | 20 | 0% | 8/20 | 9/20 | not run | not run |  |  |" in page
