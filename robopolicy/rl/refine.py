@@ -54,6 +54,8 @@ class RefineConfig:
     checkpoint: str | None
     """The base policy; none for a method that needs none, with a task."""
     method: Mapping[str, Any]
+    sampler: Mapping[str, Any] | None = None
+    """Instead of the base's own, for methods that leave the base as it is."""
     task: Mapping[str, Any] | None = None
     """Instead of the checkpoint's own."""
     env: Mapping[str, Any] | None = None
@@ -89,6 +91,11 @@ class RefineConfig:
             raise ConfigError(
                 "refine needs checkpoint=outputs/..., the policy that is refined; only method=sac does "
                 "without, with task=..."
+            )
+        if self.sampler is not None and (self.checkpoint is None or self.method["name"] == "dppo"):
+            raise ConfigError(
+                "sampler= is another sampler for a checkpoint that the method leaves as it is; method=dppo has "
+                "method.denoising_steps, and method=sac no checkpoint."
             )
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ConfigError(f"refine: stop_at is a success rate in (0, 1], got {self.stop_at}.")
@@ -139,7 +146,8 @@ def prepare(config: RefineConfig, *, progress: bool = True) -> Refinement:
 def _base(config: RefineConfig, task: Task | None) -> Policy:
     """The checkpoint's policy, or without one an untrained policy for the task's environment."""
     if config.checkpoint is not None:
-        return ckpt.load(config.checkpoint, device=choose_device(config.device))
+        policy = ckpt.load(config.checkpoint, device=choose_device(config.device))
+        return policy if config.sampler is None else policy.with_sampler(config.sampler)
     assert task is not None
     env = make_env(task)
     env.close()

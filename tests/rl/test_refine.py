@@ -20,6 +20,7 @@ from robopolicy.evaluation.run import EvaluateConfig, run_evaluation
 from robopolicy.learning.checkpoint import steps
 from robopolicy.learning.log import read_metrics
 from robopolicy.learning.nan_guard import NotFiniteError
+from robopolicy.policies.diffusion import DiffusionPolicy
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import parse, register
 from robopolicy.rl.convention import ConventionConfig
@@ -216,6 +217,17 @@ def test_a_policy_of_another_robot_or_without_a_task_is_refused(base: Path, tmp_
     with pytest.raises(ConfigError, match="wrong"):
         refinement(base, tmp_path / "run", task=task)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_base_can_be_sampled_otherwise_than_by_itself(base: Path, tmp_path: Path) -> None:
+    quick = {"name": "ddim", "steps": 2}
+    target = refinement(base, tmp_path / "run", sampler=quick)
+    target.run()
+    best = load(tmp_path / "run" / "best")
+    assert isinstance(best, DiffusionPolicy)
+    assert len(best.sampler.sigmas) == 3
+    with pytest.raises(ConfigError, match="method=dppo has"):
+        refinement(base, tmp_path / "other", sampler=quick, method={"name": "dppo"})
 
 
 def test_sac_begins_with_nothing_but_a_task(base: Path, tmp_path: Path) -> None:
