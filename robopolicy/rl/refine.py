@@ -94,8 +94,8 @@ class RefineConfig:
             )
         if self.sampler is not None and (self.checkpoint is None or self.method["name"] == "dppo"):
             raise ConfigError(
-                "sampler= is another sampler for a checkpoint that the method leaves as it is; method=dppo has "
-                "method.denoising_steps, and method=sac no checkpoint."
+                "sampler= is another sampler for a checkpoint that a method leaves as it is. method=dppo has "
+                "method.denoising_steps, and without checkpoint= there is nothing to sample."
             )
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ConfigError(f"refine: stop_at is a success rate in (0, 1], got {self.stop_at}.")
