@@ -8,9 +8,10 @@ from typing import Any
 
 from robopolicy.evaluation.statistics import paired_difference
 
-__all__ = ["BASE", "HEADS", "OURS", "recorded_rows"]
+__all__ = ["BASE", "HEADS", "NOBODY", "OURS", "recorded_rows"]
 
 BASE, OURS = "cloned", "imagined"
+NOBODY = "Report episodes that none of them solves"
 HEADS = {
     "cloned": "Cloned demonstrations",
     "successes": "Cloned successes",
@@ -32,7 +33,7 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     others = [stage for stage in stages if stage not in (BASE, OURS)]
     head = ["Task", "Policy", "Demonstrations", "Recorded episodes", "Of imagined ones begin anywhere"]
     head += [HEADS.get(name, name) for name in (BASE, *others, OURS)]
-    head += ["Gain of practice over the clone [95%]", "Over the better of the others [95%]"]
+    head += ["Gain of practice over the clone [95%]", "Over the better of the others [95%]", NOBODY]
 
     def kind(values: Mapping[str, Any]) -> tuple[str, str, int, float]:
         given = values["values"]
@@ -43,13 +44,8 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
         runs = list(group)
         solved = {stage: [found for values in runs if (found := _solved(values, stage))] for stage in stages}
         rival = max(others, key=lambda stage: _rate(solved[stage]))
-        line = [
-            task,
-            policy,
-            str(demonstrations),
-            str(sum(row["recorded_episodes"] for row in runs[0]["stages"])),
-        ]
-        line.append(f"{anywhere:.0%}")
+        recorded = sum(row["recorded_episodes"] for row in runs[0]["stages"])
+        line = [task, policy, str(demonstrations), str(recorded), f"{anywhere:.0%}"]
         line.append(_counts(solved[BASE][:1]))
         line += [_counts(solved[stage]) for stage in (*others, OURS)]
         if solved[OURS]:
@@ -57,6 +53,8 @@ def recorded_rows(files: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
             line.append(f"{rival}: {paired_difference(solved[OURS], solved[rival])}")
         else:
             line += ["", ""]
+        every = [run for stage in stages for run in solved[stage]]
+        line.append(str(sum(not any(episode) for episode in zip(*every, strict=True))))
         lines.append(line)
     return head, lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from robopolicy.evaluation.check_tables import SECTIONS, check_sections
@@ -114,5 +115,5 @@ def test_practice_in_imagination_stands_beside_what_else_recordings_bring(tmp_pa
     page = check_sections(tmp_path)
     assert "| soccer | gaussian | 50 | 40 | 0% | 8/20 | 9/20, 9/20 | 2/20, 2/20 | 18/20, 19/20 |" in page
     assert "| better (+52.5%" in page
-    assert "| successes: better (+47.5%" in page
-    assert "| reach | gaussian | 50 | 20 | 0% | 8/20 | 9/20 | not run | not run |  |  |" in page
+    assert re.search(r"\| successes: better \(\+47.5%[^|]*\| 1 \|", page)  # 19 of 20 at most
+    assert "| reach | gaussian | 50 | 20 | 0% | 8/20 | 9/20 | not run | not run |  |  | 11 |" in page
