@@ -141,8 +141,7 @@ def test_the_executor_gets_there(session: Session, mode: Any) -> None:
     np.testing.assert_allclose(session.link.observe()[-1].q, GOAL, atol=0.02)
     steps = [int(view.time[0]) for view in actor.seen]
     assert steps[0] == 0
-    assert (np.diff(steps) >= 0).all()  # on a busy machine a late decision and the next share a step
-    assert len(set(steps)) >= 0.8 * len(steps)
+    assert (np.diff(steps) > 0).all()
     assert {int(view.seeds[0]) for view in actor.seen} == {7}
     expected = 1.5 / (0.05 if mode == "ensemble" else 0.2)
     assert 0.4 * expected <= len(steps) <= expected + 2
