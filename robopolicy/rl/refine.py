@@ -14,7 +14,6 @@ import torch
 from robopolicy.device import choose_device
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError, unknown
-from robopolicy.learning import checkpoint as ckpt
 from robopolicy.learning.run import open_run
 from robopolicy.model import Model
 from robopolicy.policies.policy import Policy
@@ -23,6 +22,7 @@ from robopolicy.rl.checks import CheckConfig
 from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.refinement import Refinement
 from robopolicy.rl.rlpd import blank_policy
+from robopolicy.steering.steer import load_acting
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 from robopolicy.world.imagined import ImaginedConfig, ImaginedVectorEnv, require_spec
@@ -146,8 +146,7 @@ def prepare(config: RefineConfig, *, progress: bool = True) -> Refinement:
 def _base(config: RefineConfig, task: Task | None) -> Policy:
     """The checkpoint's policy, or without one an untrained policy for the task's environment."""
     if config.checkpoint is not None:
-        policy = ckpt.load(config.checkpoint, device=choose_device(config.device))
-        return policy if config.sampler is None else policy.with_sampler(config.sampler)
+        return load_acting(config.checkpoint, sampler=config.sampler, device=choose_device(config.device))
     assert task is not None
     env = make_env(task)
     env.close()
