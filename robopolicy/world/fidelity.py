@@ -36,7 +36,7 @@ __all__ = [
     "BRANCHES",
     "HORIZONS",
     "LONG",
-    "OFFSET",
+    "OFFSETS",
     "STATES",
     "Branches",
     "branches",
@@ -47,14 +47,16 @@ __all__ = [
     "main",
     "r_squared",
     "successes",
+    "touching",
 ]
 
 HORIZONS = (1, 5, 15)
 LONG = (1, 2, 5, 10, 20, 50, 100, 150)
 BRANCHES = 16
 STATES = 40
-OFFSET = 0.5
-"""Deviation of what is added to the recorded actions, in half the range of an action."""
+OFFSETS = (0.5, 0.2, 0.1)
+"""Deviations of what is added to the recorded actions, in half the range of an action. The first one's are
+reported whole; smaller ones tell whether it is the distance from recorded actions that a world model fails at."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def fidelity(
     run, world = find_world(run).parent, load_world(run)
     held, tasks = held_of(run, world)
     asked = _whole([EpisodeStore.open(path) for path in visited], world) if visited else held
-    found = branches(world, asked, tasks, states=states or STATES, seed=seed)
+    found, *nearer = (
+        branches(world, asked, tasks, states=states or STATES, seed=seed, offset=offset) for offset in OFFSETS
+    )
     imagined = replay(world, held.episodes, held.tasks, seed=seed)
     return {
         "tasks": list(world.config.tasks),
@@ -89,6 +93,11 @@ def fidelity(
         "r_squared_by_key": {
             key: {str(h): r_squared(part, h) for h in HORIZONS} for key, part in by_key(world, found).items()
         },
+        "r_squared_by_offset": {
+            str(offset): {str(h): r_squared(part, h) for h in HORIZONS}
+            for offset, part in zip(OFFSETS, [found, *nearer], strict=True)
+        },
+        "by_touch": _by_touch(world, found),
         "error": errors(world, imagined),
         **successes(world, imagined, held),
         **stamp(),
@@ -115,7 +124,15 @@ def _whole(stores: list[EpisodeStore], world: World) -> Held:
     return held_out(stores, every, numbers, list(world.spec.observations))
 
 
-def branches(world: World, held: Held, tasks: dict[int, Task], *, states: int, seed: int) -> Branches:
+def branches(
+    world: World,
+    held: Held,
+    tasks: dict[int, Task],
+    *,
+    states: int,
+    seed: int,
+    offset: float = OFFSETS[0],
+) -> Branches:
     """Imagine and simulate the same actions from the same states, chosen at random in held-out episodes.
 
     An episode is played again up to the moment; then every branch adds its own constant to the actions that
@@ -134,7 +151,7 @@ def branches(world: World, held: Held, tasks: dict[int, Task], *, states: int, s
         episode = held.episodes[index]
         moment = int(generator.integers(max(1, len(episode["action"]) - 1)))
         rows = np.minimum(moment + np.arange(length), len(episode["action"]) - 1)
-        actions = _varied(world, episode["action"][rows], generator)
+        actions = _varied(world, episode["action"][rows], offset, generator)
         real.append(_simulated(world, envs[held.tasks[index]], held, index, moment, actions))
         imagined.append(_imagined(world, episode, held.tasks[index], moment, actions, seed))
     for env in envs.values():
@@ -156,6 +173,26 @@ def by_key(world: World, found: Branches) -> dict[str, Branches]:
         return {}
     real, imagined = (world.split(torch.from_numpy(frames)) for frames in (found.real, found.imagined))
     return {key: Branches(real[key].numpy(), imagined[key].numpy()) for key in real if real[key].any()}
+
+
+def touching(world: World, found: Branches) -> np.ndarray:
+    """`[S]`: whether the first action decides where anything but the robot goes."""
+    real = world.split(torch.from_numpy(found.real[:, :, 0]))
+    others = [key for key, spec in world.spec.observations.items() if spec.group != "proprioception"]
+    spread = [np.ptp(real[key].numpy(), 1).reshape(len(found.real), -1).max(1) for key in others]
+    return np.max(spread, 0, initial=0) > 1e-3
+
+
+def _by_touch(world: World, found: Branches) -> dict[str, dict[str, Any]]:
+    """How much one step explains where an action moves the robot alone, and where something else with it."""
+    if len(world.frame_shape) > 1:
+        return {}
+    parts, touched = {}, touching(world, found)
+    for name, chosen in (("robot alone", ~touched), ("something else too", touched)):
+        part = Branches(found.real[chosen], found.imagined[chosen])
+        explained = {key: r_squared(one, 1) for key, one in by_key(world, part).items()}
+        parts[name] = {"states": int(chosen.sum()), "r_squared_by_key": explained}
+    return parts
 
 
 def errors(world: World, imagined: Replay) -> dict[str, float]:
@@ -182,7 +219,7 @@ def successes(world: World, imagined: Replay, held: Held) -> dict[str, Any]:
     }
 
 
-def _varied(world: World, actions: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _varied(world: World, actions: np.ndarray, offset: float, generator: np.random.Generator) -> np.ndarray:
     """`[16, H, Da]`: actions `[H, Da]` with a constant added in each branch, within the bins.
 
     Where a pose is told from the present one, the position moves by shares of that range; turns stay.
@@ -197,7 +234,7 @@ def _varied(world: World, actions: np.ndarray, generator: np.random.Generator) -
         span[there] = (ends[1] - ends[0]) / 2
         if not told:
             low[there], high[there] = ends
-    added = generator.normal(0, OFFSET, (BRANCHES, 1, len(low))) * span
+    added = generator.normal(0, offset, (BRANCHES, 1, len(low))) * span
     return np.clip(actions + added, low, high).astype(np.float32)
 
 

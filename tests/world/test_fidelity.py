@@ -9,7 +9,7 @@ import torch
 
 from robopolicy.errors import RobopolicyError
 from robopolicy.world import fidelity as module
-from robopolicy.world.fidelity import Branches, branches, fidelity, held_of, main, r_squared
+from robopolicy.world.fidelity import Branches, branches, fidelity, held_of, main, r_squared, touching
 from robopolicy.world.film import film
 from robopolicy.world.train import WorldTraining
 from robopolicy.world.world import World
@@ -30,6 +30,8 @@ def test_a_model_that_learned_the_law_explains_the_differences(trained: WorldTra
     assert found["r_squared"]["15"] > 0.9
     assert set(found["r_squared_by_key"]) == {"position"}  # the goal is copied
     assert found["r_squared_by_key"]["position"] == pytest.approx(found["r_squared"])
+    assert found["r_squared_by_offset"]["0.5"] == pytest.approx(found["r_squared"])
+    assert found["r_squared_by_offset"]["0.1"]["1"] > 0.9
     assert found["error"]["1"] < 0.2
     assert found["false_success"]["count"] == 0
     assert found["true_success"]["of"] + found["false_success"]["of"] == len(trained.held.episodes)
@@ -72,3 +74,11 @@ def test_real_and_imagined_are_filmed_side_by_side(trained: WorldTraining, tmp_p
     frame = np.asarray(reader.get_data(0))
     assert frame.shape == (278, 1028, 3)
     assert torch.from_numpy(frame.copy()).float().std() > 5
+
+
+def test_a_touch_is_where_an_action_decides_on_more_than_the_robot(world: World) -> None:
+    keys = {"position": torch.randn(3, 16, 15, 2), "goal": torch.zeros(3, 16, 15, 2)}
+    keys["goal"][1, 4, 0] = 1.0  # one action of the second state moves it at once
+    keys["goal"][2, 4, 1] = 1.0  # and one of the third state a step later
+    real = world.join(keys).numpy()
+    assert touching(world, Branches(real, real)).tolist() == [False, True, False]
