@@ -56,7 +56,7 @@ BRANCHES = 16
 STATES = 40
 OFFSETS = (0.5, 0.2, 0.1)
 """Deviations of what is added to the recorded actions, in half the range of an action. The first one's are
-reported whole; smaller ones tell whether it is the distance from recorded actions that a world model fails at."""
+reported whole; smaller ones tell whether a world model fails at the distance from recorded actions."""
 
 
 @dataclass(frozen=True)
