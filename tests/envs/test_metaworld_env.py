@@ -149,3 +149,12 @@ def test_a_task_can_have_a_wider_range_of_its_own() -> None:
         assert not np.array_equal(wide["object-state"], usual.reset(seed=seed)[0]["object-state"])
     with pytest.raises(ConfigError, match="placement must be at least 0, got -1"):
         make("push-v3", placement=-1.0)
+
+
+@pytest.mark.parametrize("name", ["window-open-v3", "lever-pull-v3", "drawer-open-v3", "door-lock-v3"])
+def test_a_reset_shows_things_where_they_are(name: str) -> None:
+    env = make(name)
+    for seed in range(3):
+        first, _ = env.reset(seed=seed)
+        after, *_ = env.step(np.zeros(4, np.float32))
+        np.testing.assert_allclose(first["object-state"], after["object-state"], atol=2e-3)
