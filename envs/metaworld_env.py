@@ -181,8 +181,8 @@ class MetaworldEnv(RobotEnv):
     def _placed(self) -> np.ndarray:
         """The observation `[39]` of a fresh episode, with what stands on the table where it stands now.
 
-        Meta-World's own tells it as it was before the reset moved it (of windows, levers and drawers): it repeats
-        the draw of an episode, and sees right in the second. Here every reset draws anew.
+        Meta-World's own shows windows, levers and drawers as they were before the reset moved them: its
+        benchmark repeats each draw, and so does not notice.
         """
         import mujoco
 

@@ -190,6 +190,24 @@ def _recorded(files: Files) -> str:
     return markdown(*recorded_rows(list(files.values())))
 
 
+def _solvable(files: Files) -> str:
+    """Where objects stand whose episodes something learned solved, and where those that nothing did."""
+    lines = []
+    for values in files.values():
+        episodes, hand = values["episodes"], values["hand"]
+        reached = max(episode["place"][1] for episode in episodes if episode["learned"])
+        for learned in (True, False):
+            group = [episode for episode in episodes if episode["learned"] is learned]
+            far = sorted(episode["place"][1] for episode in group)
+            line = [values["task"], "solved by some run" if learned else "solved by none", str(len(group))]
+            line += [str(sum(episode["expert"] for episode in group))]
+            line += [f"{far[0]:.2f} to {far[-1]:.2f}" if far else "-", str(sum(y > reached for y in far))]
+            lines.append([*line, f"{hand['low'][1]:g} to {hand['high'][1]:g}"])
+    head = ["Task", "Report episodes", "Number", "A steady expert solves", "Object's distance (y), m",
+            "Beyond all that are solved", "y to which the hand may be sent, m"]  # fmt: skip
+    return markdown(head, lines)
+
+
 def _imagined(files: Files) -> str:
     lines = []
     for values in files.values():
@@ -218,6 +236,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "composition": ("Composition of two policies", _composed),
     "values": ("Choosing by values", _steered),
     "recorded": ("What recorded episodes alone bring", _recorded),
+    "solvable": ("Starts that nothing solves", _solvable),
     "world_speed": ("Speed of imagination", _imagined),
     "world": ("World models", _worlds),
 }
