@@ -2,8 +2,8 @@
 
 ``python -m envs.solvable <file.json> <pipeline.json> ...``
 
-Where nothing that was learned solves an episode, learning failed or the start is out of reach. A steady expert
-plays the same report episodes; where their object stood is written down, and how near the hand came to it.
+Where nothing that was learned solves an episode, learning failed or the start is out of reach. A steady
+expert plays the same report episodes; where objects stood is written down, and how near its hand came.
 """
 
 from __future__ import annotations
