@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from envs.check import assert_ok
+from robopolicy.compose import compose
 from robopolicy.env import make_env
 from robopolicy.errors import MissingCapability
 from robopolicy.task import Task
@@ -19,7 +19,7 @@ FILES = sorted((Path(__file__).parents[2] / "configs" / "task").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_task(path: Path) -> None:
-    task = Task.from_dict(yaml.safe_load(path.read_text()))
+    task = Task.from_dict(compose("evaluate", [f"task={path.stem}"])["task"])
     assert task.name == path.stem
     assert task.instruction
     if task.env["name"] == "metaworld":
