@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -84,7 +85,10 @@ class Rig:
         )
         described = json.dumps(self.spec.to_dict())
         command = [sys.executable, "-m", "hardware.sim.faulty_policy", described, str(directory), fault]
-        self.policy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        # Without a buffer, so that what was not read yet can be waited for.
+        self.policy = subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.interrupted = sys.maxsize
+        """Number of the tick that a pause may have interrupted: it counts, with the time of its end."""
         try:
             self.control = int(self.line())
             self._ticks = Ring.attach(directory / "ticks")
@@ -94,9 +98,27 @@ class Rig:
             raise
 
     def line(self) -> str:
-        """What the policy prints next."""
+        """What the policy prints next.
+
+        Raises:
+            RobopolicyError: it prints nothing for half a minute.
+        """
         assert self.policy.stdout is not None
-        return self.policy.stdout.readline().strip()
+        if not select.select([self.policy.stdout], [], [], _PATIENCE_S)[0]:
+            raise RobopolicyError(f"The policy said nothing for {_PATIENCE_S:g} s.")
+        return self.policy.stdout.readline().decode().strip()
+
+    def pause(self, seconds: float) -> int:
+        """Stop the control process, let it go on, and give the monotonic time of that in ns.
+
+        That is taken before the signal: afterwards the tick that stops the robot may be over.
+        """
+        os.kill(self.control, signal.SIGSTOP)
+        time.sleep(seconds)
+        self.interrupted = self._ticks.written
+        returned_ns = time.monotonic_ns()
+        os.kill(self.control, signal.SIGCONT)
+        return returned_ns
 
     def tick(self) -> Mapping[str, Any]:
         """The last of the control process' ticks."""
@@ -118,9 +140,11 @@ class Rig:
         """Milliseconds from a time to the first tick in a safe state; None if there is none."""
         deadline = begun_ns + 1e9 * within_s
         while time.monotonic_ns() < deadline:
-            for record in self._ticks.last(500):
-                if record["t_ns"] >= begun_ns and LifeState(int(record["state"])) in SAFE:
-                    return round(1e-6 * (int(record["t_ns"]) - begun_ns), 2)
+            latest = self._ticks.last(500)
+            for number, record in enumerate(latest, self._ticks.written - len(latest)):
+                counts = record["t_ns"] >= begun_ns or number == self.interrupted
+                if counts and LifeState(int(record["state"])) in SAFE:
+                    return round(1e-6 * max(0, int(record["t_ns"]) - begun_ns), 2)
             time.sleep(0.01)
         return None
 
@@ -156,25 +180,13 @@ def _set(**values: Any) -> Callable[[Rig], None]:
     return strike
 
 
-def _pause_control(rig: Rig) -> int:
-    """Stopped for three timeouts; what counts is the time from its return.
-
-    That is taken before the signal: afterwards the tick that stops the robot may be over.
-    """
-    os.kill(rig.control, signal.SIGSTOP)
-    time.sleep(3 * TIMEOUT_S)
-    returned_ns = time.monotonic_ns()
-    os.kill(rig.control, signal.SIGCONT)
-    return returned_ns
-
-
 FAULTS: Mapping[str, Fault] = {
     "policy killed": Fault(POLICY_TIMEOUT_S, lambda rig: os.kill(rig.policy.pid, signal.SIGKILL)),
     "policy stopped": Fault(POLICY_TIMEOUT_S, lambda rig: os.kill(rig.policy.pid, signal.SIGSTOP)),
     "policy slow": Fault(POLICY_TIMEOUT_S),
     "policy sends nan": Fault(0.0),
     "policy's disk full": Fault(0.0),
-    "control process stopped": Fault(0.0, _pause_control),
+    "control process stopped": Fault(0.0, lambda rig: rig.pause(3 * TIMEOUT_S)),
     "observations frozen": Fault(TIMEOUT_S, _freeze),
     "robot gone": Fault(TIMEOUT_S, lambda rig: rig.arm.close()),
     "messages garbled": Fault(TIMEOUT_S, _set(garbled=True)),
