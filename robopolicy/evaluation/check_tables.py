@@ -175,15 +175,26 @@ def _worlds(files: Files) -> str:
             f"{values['states']} of {'a refined policy' if values.get('visited') else 'held-out episodes'}",
             " / ".join(f"{values['r_squared'][key]:.2f}" for key in ("1", "5", "15")),
             ", ".join(f"{key} {found['1']:.2f}" for key, found in by_key.items()),
+            _touches(values.get("by_touch", {})),
+            ", ".join(
+                f"{at}: {found['1']:.2f}" for at, found in values.get("r_squared_by_offset", {}).items()
+            ),
             " / ".join(f"{values['error'][step]:.1f}" for step in _FAR if step in values["error"]),
             f"{false['count']} of {false['of']}",
             f"{true['count']} of {true['of']}",
         ]
         lines.append(line)
     head = ["World", "Actions", "States", "R-squared of differences between actions (1 / 5 / 15 steps)",
-            "By key (1 step)", f"Error after {' / '.join(_FAR)} steps, in usual changes of one",
+            "By key (1 step)", "Of the robot, where an action moves it alone / something else too",
+            "By distance from recorded actions", f"Error after {' / '.join(_FAR)} steps, in usual changes of one",
             "False successes", "True successes"]  # fmt: skip
     return markdown(head, lines)
+
+
+def _touches(parts: Values) -> str:
+    """Of the robot's first key, which every world model of a robot has."""
+    found = [next(iter(part["r_squared_by_key"].values()), None) for part in parts.values()]
+    return " / ".join("-" if explained is None else f"{explained:.2f}" for explained in found)
 
 
 def _recorded(files: Files) -> str:

@@ -188,9 +188,10 @@ def _by_touch(world: World, found: Branches) -> dict[str, dict[str, Any]]:
     if len(world.frame_shape) > 1:
         return {}
     parts, touched = {}, touching(world, found)
-    for name, chosen in (("robot alone", ~touched), ("something else too", touched)):
-        part = Branches(found.real[chosen], found.imagined[chosen])
-        explained = {key: r_squared(one, 1) for key, one in by_key(world, part).items()}
+    robot = [key for key, spec in world.spec.observations.items() if spec.group == "proprioception"]
+    for name, chosen, keys in (("robot alone", ~touched, robot), ("something else too", touched, None)):
+        part = by_key(world, Branches(found.real[chosen], found.imagined[chosen]))
+        explained = {key: r_squared(one, 1) for key, one in part.items() if keys is None or key in keys}
         parts[name] = {"states": int(chosen.sum()), "r_squared_by_key": explained}
     return parts
 
