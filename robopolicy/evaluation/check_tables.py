@@ -186,7 +186,8 @@ def _worlds(files: Files) -> str:
         lines.append(line)
     head = ["World", "Actions", "States", "R-squared of differences between actions (1 / 5 / 15 steps)",
             "By key (1 step)", "Of the robot, where an action moves it alone / something else too",
-            "By distance from recorded actions", f"Error after {' / '.join(_FAR)} steps, in usual changes of one",
+            "By distance from what was recorded",
+            f"Error after {' / '.join(_FAR)} steps, in usual changes of one",
             "False successes", "True successes"]  # fmt: skip
     return markdown(head, lines)
 
