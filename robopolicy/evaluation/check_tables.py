@@ -120,21 +120,29 @@ def _steered(files: Files) -> str:
     """Success of each way to choose, and whether values rank the candidates of one state as returns do."""
     lines = []
     for name, values in files.items():
-        rank = (values.get("ranks") or {}).get("rank within states")
-        ways = values.get("steered") or {"-": {}}
-        for way, row in ways.items():
-            first = way == next(iter(ways))
-            lines.append(
-                [
-                    name.removeprefix("values_") if first else "",
-                    "-" if rank is None or not first else _interval(rank),
-                    way,
-                    success(row["success"]) if row else "-",
-                    "" if first else points(row["difference"]["interval"]),
-                ]
-            )
-    head = ["Task and critic", "Rank correlation within states [95%]", "Choosing", "Success [95%]"]
-    return markdown([*head, "Against the policy, points [95%]"], lines)
+        ranks, costs = values.get("ranks") or {}, values.get("cost", {})
+        for number, (way, row) in enumerate((values.get("steered") or {"-": {}}).items()):
+            heading = [name.removeprefix("values_"), *_ranks(ranks)] if number == 0 else [""] * 3
+            gain = points(row["difference"]["interval"]) if number else ""
+            cells = [way, success(row["success"]) if row else "-", gain]
+            if way in costs:
+                drawn = 1 if way in ("policy", "gradient") else values["config"]["candidates"]
+                cells += [f"{costs[way]['calls']:g} x {drawn}", f"{costs[way]['ms']:.1f}"]
+            lines.append([*heading, *cells, *[""] * (5 - len(cells))])
+    head = ["Task, policy and critic", "Rank correlation within states [95%]",
+            "One chunk tried out earns: any / the best by value / the best", "Choosing", "Success [95%]",
+            "Against the policy, points [95%]", "Network calls a chunk", "ms a chunk"]  # fmt: skip
+    return markdown(head, lines)
+
+
+def _ranks(ranks: Values) -> list[str]:
+    """Correlation, and what a chunk earns that is taken at random, by its value, and by trying all out."""
+    if not ranks:
+        return ["-", "-"]
+    correlation = ranks["rank within states"]
+    best = "oracle, held out" if "oracle, held out" in ranks else "oracle"
+    earned = [f"{ranks[name]['value']:.3f}" for name in ("random", "greedy", best) if name in ranks]
+    return ["-" if correlation is None else _interval(correlation), " / ".join(earned)]
 
 
 def _kept(files: Files) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.evaluation.compare import compared
+from robopolicy.evaluation.cost import sampling_cost
 from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.value_rank import agreement_within, moments, tried
@@ -20,12 +22,17 @@ from robopolicy.seeding import episode_seeds, refuse_overlap
 from robopolicy.vector import LaneVectorEnv
 
 if TYPE_CHECKING:
+    from robopolicy.policies.actor_critic import ActorCriticPolicy
+    from robopolicy.policies.policy import Policy
+    from robopolicy.steering.judge import Judged
     from robopolicy.steering.value_guided import Rule
 
-__all__ = ["RULES", "ValueStudyConfig", "run_study"]
+__all__ = ["RULES", "WAYS", "ValueStudyConfig", "run_study"]
 
 
 RULES: dict[str, Rule] = {"random": "random", "softmax": "softmax", "greedy": "argmax"}
+"""Of choosing among candidates."""
+WAYS = (*RULES, "gradient", "closed_form")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,13 @@ class ValueStudyConfig:
     rollouts: int = 2
     """Of each candidate."""
     ways: tuple[str, ...] = ("random", "softmax", "greedy")
-    """Of choosing, beside the policy alone."""
+    """Of choosing or improving, beside the policy alone."""
+    strength: float = 0.1
+    """Of ``ways=[gradient]``."""
+    tau: float = 0.1
+    """Of ``ways=[closed_form]``."""
+    sampler: Mapping[str, Any] | None = None
+    """Instead of the policy's."""
     episodes: int = 100
     """Of each; 0 leaves them out."""
     block: str = "select"
@@ -63,8 +76,8 @@ class ValueStudyConfig:
         if min(self.tried, self.candidates) < 2 or min(self.rollouts, self.lanes) < 1:
             raise ConfigError("value_study needs tried, candidates >= 2 and rollouts, lanes >= 1.")
         for way in self.ways:
-            if way not in RULES:
-                raise ConfigError(unknown("way of choosing", way, RULES))
+            if way not in WAYS:
+                raise ConfigError(unknown("way of choosing", way, WAYS))
 
 
 def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
@@ -78,11 +91,12 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
     from robopolicy.learning.checkpoint import load
     from robopolicy.policies.actor_critic import load_value
     from robopolicy.steering.judge import Judge
-    from robopolicy.steering.value_guided import ValueGuided
     from robopolicy.values.train import value_settings
 
     device = choose_device(config.device)
     policy, critic = load(config.checkpoint, device=device), load_value(config.critic, device=device)
+    if config.sampler is not None:
+        policy = policy.with_sampler(config.sampler)
     task = policy.provenance.task
     if task is None:
         raise ConfigError(f"{config.checkpoint} has no task to try it on.")
@@ -102,23 +116,31 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
             envs.close()
         found["ranks"] = agreement_within(np.stack([state.q for state in states]), earned)
     if config.episodes:
-        measured, ledgers = {}, {}
+        measured, ledgers, costs = {}, {}, {}
         for name in ("policy", *config.ways):
-            steered = policy
-            if name != "policy":
-                steered = ValueGuided.of(
-                    policy, critic, candidates=config.candidates, beta=config.beta, rule=RULES[name]
-                )
+            steered = policy if name == "policy" else _steered(name, config, policy, critic)
             measured[name] = evaluate(
                 PolicyActor(steered), task, episodes=config.episodes, block=config.block,
                 offset=config.offset, lanes=config.lanes, workers=config.workers, used_seeds=used,
             )  # fmt: skip
-            if isinstance(steered, ValueGuided):
-                ledgers[name] = steered.ledger.report()
-        found["steered"] = compared(measured)
-        found["ledgers"] = ledgers
+            if name != "policy":
+                ledgers[name] = cast("Judged", steered).ledger.report()
+            costs[name] = sampling_cost(steered)
+        found["steered"], found["ledgers"], found["cost"] = compared(measured), ledgers, costs
     found |= stamp()
     path = Path(config.out) / f"values_{task.name}_{config.name or settings.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
     return path, found
+
+
+def _steered(way: str, config: ValueStudyConfig, policy: Policy, critic: ActorCriticPolicy) -> Policy:
+    from robopolicy.steering.value_closed_form import ValueClosedForm
+    from robopolicy.steering.value_gradient import ValueGradient
+    from robopolicy.steering.value_guided import ValueGuided
+
+    if way == "gradient":
+        return ValueGradient.of(policy, critic, strength=config.strength)
+    if way == "closed_form":
+        return ValueClosedForm.of(policy, critic, candidates=config.candidates, tau=config.tau)
+    return ValueGuided.of(policy, critic, candidates=config.candidates, beta=config.beta, rule=RULES[way])

@@ -166,15 +166,28 @@ class Transitions:
 
     def gather(self, index: Tensor) -> tuple[Batch, Batch, Columns]:
         """Windows now and after the chunk, and what it paid; grouped by store, in the order given within."""
-        bounds = [index.new_tensor(int(n)) for n in self.first]
-        chosen = [index[(index >= low) & (index < high)] for low, high in itertools.pairwise(bounds)]
         now, after = [], []
+        chosen = self._by_store(index)
         for windows, part in zip(self.windows, chosen, strict=True):
             if len(part):
                 now.append(windows.gather(self._start[part]))
                 after.append(windows.gather(self._following[part]))
         order = torch.cat(chosen)
         return _joined(now), _joined(after), {key: value[order] for key, value in self._columns.items()}
+
+    def grouped(self, index: Tensor) -> Tensor:
+        """Numbers in the order in which `gather` gives them."""
+        return torch.cat(self._by_store(index))
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """The least and the most that a chunk paid."""
+        reward = self._columns["reward"]
+        return float(reward.min()), float(reward.max())
+
+    def _by_store(self, index: Tensor) -> list[Tensor]:
+        bounds = [index.new_tensor(int(n)) for n in self.first]
+        return [index[(index >= low) & (index < high)] for low, high in itertools.pairwise(bounds)]
 
 
 def _joined(batches: list[Batch]) -> Batch:

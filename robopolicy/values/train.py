@@ -36,10 +36,12 @@ from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.presets import learner_config
 from robopolicy.seeding import derive, rng
 from robopolicy.task import Task
+from robopolicy.values.corruption import Corruption
 from robopolicy.values.data import Transitions
 
 __all__ = [
     "MAY_CHANGE",
+    "SAMPLE",
     "VALIDATION_BATCH",
     "TrainValueConfig",
     "ValueConfig",
@@ -51,6 +53,8 @@ __all__ = [
 
 MAY_CHANGE = ("device", "cache", "steps", "threads", "wandb", "checkpoint_seconds")
 VALIDATION_BATCH = 1024
+SAMPLE = 4096
+"""Transitions that deviations are taken of, where some are to be spoiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,9 @@ class TrainValueConfig:
     validation: float = 0.05
     """Share of episodes held out."""
     steps: int = 20_000
+    corrupt: float = 0.0
+    """Share of the transitions that are spoiled (`values.corruption`), to compare ways of learning. Of those
+    held out none is."""
     codec: CodecConfig = field(default_factory=lambda: CodecConfig(observation="zscore"))
     cache: Literal["auto", "device", "memmap"] = "auto"
     seed: int = 0
@@ -111,10 +118,10 @@ class TrainValueConfig:
     def __post_init__(self) -> None:
         if self.task is None and self.data is None:
             raise ConfigError("Give task=... (then data/<task>.zarr is read) or data=[one.zarr,other.zarr].")
-        if min(self.steps, self.log_every) < 1 or not 0 <= self.validation < 1:
+        if min(self.steps, self.log_every) < 1 or not 0 <= self.validation < 1 or not 0 <= self.corrupt < 1:
             raise ConfigError(
-                f"Need steps, log_every >= 1 and 0 <= validation < 1, got {self.steps}, {self.log_every}, "
-                f"{self.validation}."
+                f"Need steps, log_every >= 1, 0 <= validation < 1 and 0 <= corrupt < 1; got {self.steps}, "
+                f"{self.log_every}, {self.validation}, {self.corrupt}."
             )
 
     @property
@@ -160,6 +167,7 @@ class ValueTrainer:
         train, held_out = split(data.episode, config.validation, config.seed)
         self._train = torch.as_tensor(train, device=policy.device)
         self._held_out = torch.as_tensor(held_out, device=policy.device)
+        self.corruption = self._corruption() if config.corrupt else None
         self.step = 0
         if found := ckpt.steps(self.directory):
             self._restore(found[-1])
@@ -234,19 +242,40 @@ class ValueTrainer:
         self.generator.manual_seed(stream)
         torch.manual_seed(stream)  # crops of pictures
         self.policy.train()
-        batch = self._batch(self._train, self.policy.config.learner.batch_size)
+        index = self._drawn(self._train, self.policy.config.learner.batch_size)
+        batch = self._gathered(index)
+        if self.corruption is not None:
+            batch = self.corruption.spoil(batch, index)
         logs = self.learner.update(batch, self.generator)
         return {**logs, "reward": batch.reward.mean()}
 
     def _batch(self, among: Tensor, count: int) -> actor_critic.Transitions:
+        return self._gathered(self._drawn(among, count))
+
+    def _drawn(self, among: Tensor, count: int) -> Tensor:
         drawn = torch.randint(len(among), (count,), generator=self.generator, device=among.device)
-        now, after, columns = self.data.gather(among[drawn])
+        return self.data.grouped(among[drawn])
+
+    def _gathered(self, index: Tensor) -> actor_critic.Transitions:
+        now, after, columns = self.data.gather(index)
         seen, policy = self._observation(now), self.policy
         with torch.no_grad():
             following = policy.state(self._observation(after))
             action = policy.encode(now.action, seen)
         return actor_critic.Transitions(
             state=policy.state(seen), action=action, next_state=following, **columns
+        )
+
+    def _corruption(self) -> Corruption:
+        if next(self.policy.encoder.parameters(), None) is not None:
+            raise ConfigError(
+                "corrupt=... is for states: an encoder that learns would change what is spoiled."
+            )
+        self.generator.manual_seed(derive(self.config.seed, "corruption"))
+        like = self._batch(self._train, SAMPLE)
+        low, high = self.data.reward_range
+        return Corruption(
+            self.config.corrupt, like, many=len(self.data), low=low, high=high, seed=self.config.seed
         )
 
     def _observation(self, batch: Batch) -> dict[str, Tensor]:

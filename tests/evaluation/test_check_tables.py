@@ -57,13 +57,19 @@ def test_signals_are_asked_three_questions(tmp_path: Path) -> None:
 def test_what_values_are_worth(tmp_path: Path) -> None:
     rate, gap = {"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 0.13, "low": -0.01, "high": 0.27}
     steered = {"policy": {"success": rate}, "greedy": {"success": rate, "difference": {"interval": gap}}}
-    values = {"ranks": {"rank within states": {"value": 0.3, "low": 0.1, "high": 0.5}}, "steered": steered}
+    measured = {"rank within states": 0.3, "random": 0.4, "greedy": 0.45, "oracle, held out": 0.5}
+    ranks = {name: {"value": value, "low": 0.1, "high": 0.5} for name, value in measured.items()}
+    cost = {"policy": {"calls": 10, "ms": 3.21}, "greedy": {"calls": 10, "ms": 5.0}}
+    values = {"ranks": ranks, "steered": steered, "cost": cost, "config": {"candidates": 16}}
     (tmp_path / "values_push_iql.json").write_text(json.dumps(values))
     (tmp_path / "values_can_iql.json").write_text(json.dumps({"ranks": None}))
     page = check_sections(tmp_path)
-    assert "| push_iql | 0.30 [0.10, 0.50] | policy | 50.0% [40.0%, 60.0%] |  |" in page
-    assert "|  | - | greedy | 50.0% [40.0%, 60.0%] | +13.0 [-1.0, +27.0] |" in page
-    assert "| can_iql | - | - | - |  |" in page
+    first = (
+        "| push_iql | 0.30 [0.10, 0.50] | 0.400 / 0.450 / 0.500 | policy | 50.0% [40.0%, 60.0%] |  | 10 x 1 |"
+    )
+    assert f"{first} 3.2 |" in page
+    assert "|  |  |  | greedy | 50.0% [40.0%, 60.0%] | +13.0 [-1.0, +27.0] | 10 x 16 | 5.0 |" in page
+    assert "| can_iql | - | - | - | - |  |  |  |" in page
 
 
 def test_compositions_have_a_line_each(tmp_path: Path) -> None:

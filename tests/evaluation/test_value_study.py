@@ -20,6 +20,7 @@ from robopolicy.values.train import TrainValueConfig, ValueConfig
 from robopolicy.vector import LaneVectorEnv
 from tests.commands import run
 from tests.rl.toy_base import TASK, astray
+from tests.rl.toy_policy import toy_policy
 from tests.steering.value_toys import critic, knowing
 from tests.toy_env import toy_task
 
@@ -101,6 +102,21 @@ def test_the_study_writes_what_it_found_and_how(tmp_path: Path, capsys: pytest.C
     assert found["ledgers"]["greedy"]["q_chosen"] >= found["ledgers"]["greedy"]["q_random"]
     assert {"commit", "machine", "versions", "date"} <= found.keys()
     assert "greedy" in capsys.readouterr().out
+
+
+def test_improvement_stands_beside_choosing_with_what_it_costs(tmp_path: Path) -> None:
+    saved(tmp_path)
+    save_checkpoint(tmp_path / "policy", toy_policy(task=TASK))
+    config = ValueStudyConfig(
+        checkpoint=str(tmp_path / "policy"), critic=str(tmp_path / "values"), episodes=4, states=0, lanes=4,
+        workers=0, candidates=3, out=str(tmp_path), ways=("greedy", "closed_form", "gradient"),
+        sampler={"name": "ddim", "steps": 4},
+    )  # fmt: skip
+    found = run_study(config)[1]
+    assert found["steered"].keys() == found["cost"].keys() == {"policy", *config.ways}
+    calls = {name: cost["calls"] for name, cost in found["cost"].items()}
+    assert calls == {"policy": 4, "greedy": 4, "closed_form": 4, "gradient": 4}
+    assert found["ledgers"]["closed_form"]["q_chosen"] >= found["ledgers"]["closed_form"]["q_greedy"]
 
 
 def test_what_cannot_be_studied_is_refused(tmp_path: Path) -> None:
