@@ -145,6 +145,19 @@ def _ranks(ranks: Values) -> list[str]:
     return ["-" if correlation is None else _interval(correlation), " / ".join(earned)]
 
 
+def _compared(files: Files) -> str:
+    """What ``scripts/compare.py`` found: the same episodes of a task, played in several ways."""
+    lines = []
+    for name, values in files.items():
+        for number, (way, row) in enumerate(values["policies"].items()):
+            gain = points(row["difference"]["interval"]) if number else ""
+            heading = [name.removeprefix("compared_"), values["task"]] if number == 0 else ["", ""]
+            lines.append([*heading, way, success(row["success"]), gain])
+    return markdown(
+        ["Comparison", "Task", "Policy", "Success [95%]", "Against the first, points [95%]"], lines
+    )
+
+
 def _kept(files: Files) -> str:
     head = ["Policy", *next(iter(files.values()))["success"]]
     head = [f"within ±{name}" if name[0].isdigit() else name for name in head]
@@ -255,6 +268,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "itps": ("Human guidance on avoidance", _guidance),
     "composition": ("Composition of two policies", _composed),
     "values": ("Choosing by values", _steered),
+    "compared": ("The same episodes in several ways", _compared),
     "recorded": ("What recorded episodes alone bring", _recorded),
     "solvable": ("Starts that nothing solves", _solvable),
     "world_speed": ("Speed of imagination", _imagined),

@@ -13,6 +13,7 @@ import numpy as np
 
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.evaluate import Evaluation
+from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.markdown import markdown
 from robopolicy.evaluation.ranking import agreement, bradley_terry, mmrv, pearson, spearman
 from robopolicy.evaluation.statistics import paired_difference
@@ -49,13 +50,16 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         DataError: an evaluation is missing, or two are of different tasks or episodes.
     """
     names = short_names(config.evaluations)
-    found: dict[str, Any] = {"policies": compared(_read(names, config.evaluations))}
+    measured = _read(names, config.evaluations)
+    first = next(iter(measured.values()))
+    found: dict[str, Any] = {"task": first.task.name, "block": first.block, "episodes": len(first.rows)}
+    found["policies"] = compared(measured)
     if config.proxies:
         judges = [_scores(_read(names, paths)) for paths in (config.proxies, config.evaluations)]
         found["agreement"] = {name: asdict(agreement(metric, *judges)) for name, metric in METRICS.items()}
     if config.out is not None:
         Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(config.out).write_text(json.dumps(found, indent=1) + "\n")
+        Path(config.out).write_text(json.dumps(found | stamp(), indent=1) + "\n")
     return found
 
 

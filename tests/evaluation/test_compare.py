@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from robopolicy.errors import ConfigError, DataError
+from robopolicy.evaluation.check_tables import check_sections
 from robopolicy.evaluation.compare import CompareConfig, compare, short_names
 from robopolicy.evaluation.evaluate import EpisodeRow, Evaluation
 from tests.commands import run
@@ -58,12 +59,16 @@ def test_proxies_that_rank_alike_and_the_other_way(
 def test_the_command_prints_and_writes(
     three: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "made" / "ranks.json"
+    out = tmp_path / "made" / "compared_toy.json"
     run("compare", f"evaluations=[{','.join(three)}]", f"proxies=[{','.join(three)}]", f"out={out}")
     printed = capsys.readouterr().out
     for fragment in ("| always |", "Against always", "-50.0%", "mmrv"):
         assert fragment in printed
-    assert set(json.loads(out.read_text())) == {"policies", "agreement"}
+    found = json.loads(out.read_text())
+    assert {"task", "block", "episodes", "policies", "agreement", "commit", "machine"} <= set(found)
+    page = check_sections(out.parent)
+    assert f"| toy | {found['task']} | always | 100.0%" in page
+    assert "| -50.0 [" in page
 
 
 def test_names_are_what_paths_do_not_share() -> None:
