@@ -41,6 +41,7 @@ __all__ = [
     "Branches",
     "branches",
     "by_key",
+    "by_state",
     "errors",
     "fidelity",
     "held_of",
@@ -98,6 +99,7 @@ def fidelity(
             for offset, part in zip(OFFSETS, [found, *nearer], strict=True)
         },
         "by_touch": _by_touch(world, found),
+        "by_state": by_state(found),
         "error": errors(world, imagined),
         **successes(world, imagined, held),
         **stamp(),
@@ -165,6 +167,14 @@ def r_squared(found: Branches, step: int) -> float:
     real, imagined = (frames[:, :, step - 1] for frames in (found.real, found.imagined))
     real, imagined = (frames - frames.mean(1, keepdims=True) for frames in (real, imagined))
     return float(1 - ((imagined - real) ** 2).sum() / (real**2).sum())
+
+
+def by_state(found: Branches) -> dict[str, list[float]]:
+    """Squared differences after one step, summed over each of S states: the real ones, and what is missed."""
+    real, imagined = (frames[:, :, 0] for frames in (found.real, found.imagined))
+    real, imagined = (frames - frames.mean(1, keepdims=True) for frames in (real, imagined))
+    parts = {"real": real, "missed": imagined - real}
+    return {name: [round(float((one**2).sum()), 4) for one in part] for name, part in parts.items()}
 
 
 def by_key(world: World, found: Branches) -> dict[str, Branches]:

@@ -32,6 +32,9 @@ def test_a_model_that_learned_the_law_explains_the_differences(trained: WorldTra
     assert found["r_squared_by_key"]["position"] == pytest.approx(found["r_squared"])
     assert found["r_squared_by_offset"]["0.5"] == pytest.approx(found["r_squared"])
     assert found["r_squared_by_offset"]["0.1"]["1"] > 0.9
+    states = found["by_state"]
+    assert len(states["real"]) == 4
+    assert 1 - sum(states["missed"]) / sum(states["real"]) == pytest.approx(found["r_squared"]["1"], abs=1e-3)
     assert found["error"]["1"] < 0.2
     assert found["false_success"]["count"] == 0
     assert found["true_success"]["of"] + found["false_success"]["of"] == len(trained.held.episodes)
