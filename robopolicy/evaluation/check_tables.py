@@ -198,6 +198,7 @@ def _worlds(files: Files) -> str:
             " / ".join(f"{values['r_squared'][key]:.2f}" for key in ("1", "5", "15")),
             ", ".join(f"{key} {found['1']:.2f}" for key, found in by_key.items()),
             _touches(values.get("by_touch", {})),
+            _states(values.get("by_state")),
             ", ".join(
                 f"{at}: {found['1']:.2f}" for at, found in values.get("r_squared_by_offset", {}).items()
             ),

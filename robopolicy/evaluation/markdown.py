@@ -13,7 +13,15 @@ Files = Mapping[str, Values]
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """A table.
+
+    Raises:
+        ValueError: a line has another number of cells than the head.
+    """
+    if other := next((line for line in lines if len(line) != len(head)), None):
+        raise ValueError(
+            f"A table of {len(head)} columns, {list(head)}, has a line of {len(other)}: {list(other)}."
+        )
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
