@@ -39,11 +39,8 @@ def solvable(task: Task, runs: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
         for _ in range(task.horizon):
             observation, *_, info = env.step(expert.act(observation))
             hand, there = observation["robot-state"][:3], observation["object-state"][:3]
-            nearest, solved = (
-                min(nearest, float(np.linalg.norm(hand - there))),
-                solved or bool(info["success"]),
-            )
-            if solved:
+            nearest = min(nearest, float(np.linalg.norm(hand - there)))
+            if solved := bool(info["success"]):
                 break
         episodes.append(
             {
