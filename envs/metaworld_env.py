@@ -167,6 +167,11 @@ class MetaworldEnv(RobotEnv):
         return self._observe(observation)
 
     @property
+    def hand_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest place `[3]`, m, to which actions can send the hand."""
+        return self._env.mocap_low, self._env.mocap_high
+
+    @property
     def full_observation(self) -> np.ndarray:
         """Meta-World's own observation `[39]`, float64, as its policies expect it."""
         if self._last is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.metaworld_env import MetaworldEnv
 from robopolicy.compose import compose
 from robopolicy.env import make_env
 from robopolicy.errors import ConfigError
@@ -28,9 +29,15 @@ STEADY = {"noise": 0.0, "slowest": 1.0, "pauses": 0.0}
 
 
 def solvable(task: Task, runs: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
-    """What runs solved, by seed, and what a steady expert solves from the same starts; JSON-ready."""
+    """What runs solved, by seed, and what a steady expert solves from the same starts; JSON-ready.
+
+    Raises:
+        ConfigError: a task of another suite.
+    """
     env = make_env(task)
-    low, high = env._env.mocap_low, env._env.mocap_high  # type: ignore[attr-defined]
+    if not isinstance(env, MetaworldEnv):
+        raise ConfigError(f"{task.name} is no task of Meta-World: where its hand can go is not known.")
+    low, high = env.hand_range
     episodes = []
     for seed in sorted(map(int, runs[0])):
         observation, _ = env.reset(seed=seed)

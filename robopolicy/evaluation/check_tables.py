@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from robopolicy.evaluation.compare import table as comparison
 from robopolicy.evaluation.hardware_tables import HARDWARE
 from robopolicy.evaluation.markdown import Files, Values, markdown, points, success
 from robopolicy.evaluation.recorded_table import recorded_rows
@@ -147,15 +148,10 @@ def _ranks(ranks: Values) -> list[str]:
 
 
 def _compared(files: Files) -> str:
-    """What ``scripts/compare.py`` found: the same episodes of a task, played in several ways."""
-    lines = []
-    for name, values in files.items():
-        for number, (way, row) in enumerate(values["policies"].items()):
-            gain = points(row["difference"]["interval"]) if number else ""
-            heading = [name.removeprefix("compared_"), values["task"]] if number == 0 else ["", ""]
-            lines.append([*heading, way, success(row["success"]), gain])
-    return markdown(
-        ["Comparison", "Task", "Policy", "Success [95%]", "Against the first, points [95%]"], lines
+    return "\n".join(
+        f"{name.removeprefix('compared_')}, {values['episodes']} episodes ({values['block']}) of "
+        f"{values['task']}:\n\n{comparison(values)}"
+        for name, values in files.items()
     )
 
 

@@ -16,6 +16,7 @@ what could have been reached. So a failed episode never ends with a bonus, not e
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,9 +30,10 @@ from robopolicy.errors import ConfigError
 from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.labels import StepLabels, label_steps
 from robopolicy.rl.targets import chunk_reward
+from robopolicy.seeding import rng
 from robopolicy.spec import Spec
 
-__all__ = ["Columns", "Episodes", "Transitions", "chunks_of"]
+__all__ = ["Columns", "Episodes", "Transitions", "chunks_of", "split"]
 
 Columns = dict[str, Tensor]
 """reward, discount, returns float32 `[B]`."""
@@ -188,6 +190,15 @@ class Transitions:
     def _by_store(self, index: Tensor) -> list[Tensor]:
         bounds = [index.new_tensor(int(n)) for n in self.first]
         return [index[(index >= low) & (index < high)] for low, high in itertools.pairwise(bounds)]
+
+
+def split(episode: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the chunks for training and of those held out, whole episodes `[M]` at a time."""
+    names = np.unique(episode)
+    held = math.ceil(share * len(names)) if share and len(names) > 1 else 0
+    chosen = rng(seed, "value split").permutation(names)[:held]
+    out = np.isin(episode, chosen)
+    return np.flatnonzero(~out), np.flatnonzero(out)
 
 
 def _joined(batches: list[Batch]) -> Batch:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,10 +32,10 @@ from robopolicy.rl import actor_critic
 from robopolicy.rl.actor_critic import ActorCritic
 from robopolicy.rl.convention import ConventionConfig
 from robopolicy.rl.presets import learner_config
-from robopolicy.seeding import derive, rng
+from robopolicy.seeding import derive
 from robopolicy.task import Task
 from robopolicy.values.corruption import Corruption
-from robopolicy.values.data import Transitions
+from robopolicy.values.data import Transitions, split
 
 __all__ = [
     "MAY_CHANGE",
@@ -47,7 +45,6 @@ __all__ = [
     "ValueConfig",
     "ValueTrainer",
     "prepare",
-    "split",
     "value_settings",
 ]
 
@@ -245,7 +242,7 @@ class ValueTrainer:
         index = self._drawn(self._train, self.policy.config.learner.batch_size)
         batch = self._gathered(index)
         if self.corruption is not None:
-            batch = self.corruption.spoil(batch, index)
+            batch = self.corruption.spoil(batch, self.data.grouped(index))
         logs = self.learner.update(batch, self.generator)
         return {**logs, "reward": batch.reward.mean()}
 
@@ -253,8 +250,7 @@ class ValueTrainer:
         return self._gathered(self._drawn(among, count))
 
     def _drawn(self, among: Tensor, count: int) -> Tensor:
-        drawn = torch.randint(len(among), (count,), generator=self.generator, device=among.device)
-        return self.data.grouped(among[drawn])
+        return among[torch.randint(len(among), (count,), generator=self.generator, device=among.device)]
 
     def _gathered(self, index: Tensor) -> actor_critic.Transitions:
         now, after, columns = self.data.gather(index)
@@ -335,15 +331,6 @@ def prepare(config: TrainValueConfig, *, progress: bool = True) -> ValueTrainer:
 def value_settings(policy: ActorCriticPolicy) -> ValueConfig:
     """The settings that values were learned with: their discount and their rewards."""
     return parse(ValueConfig, policy.provenance.config["value"], "value")
-
-
-def split(episode: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the chunks for training and of those held out, whole episodes `[M]` at a time."""
-    names = np.unique(episode)
-    held = math.ceil(share * len(names)) if share and len(names) > 1 else 0
-    chosen = rng(seed, "value split").permutation(names)[:held]
-    out = np.isin(episode, chosen)
-    return np.flatnonzero(~out), np.flatnonzero(out)
 
 
 def _all_windows(data: Transitions, device: torch.device) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:

@@ -164,17 +164,21 @@ def branches(
 
 def r_squared(found: Branches, step: int) -> float:
     """Share of the real differences between branches, after `step` steps, that the predicted ones explain."""
-    real, imagined = (frames[:, :, step - 1] for frames in (found.real, found.imagined))
-    real, imagined = (frames - frames.mean(1, keepdims=True) for frames in (real, imagined))
+    real, imagined = _differences(found, step)
     return float(1 - ((imagined - real) ** 2).sum() / (real**2).sum())
 
 
 def by_state(found: Branches) -> dict[str, list[float]]:
     """Squared differences after one step, summed over each of S states: the real ones, and what is missed."""
-    real, imagined = (frames[:, :, 0] for frames in (found.real, found.imagined))
-    real, imagined = (frames - frames.mean(1, keepdims=True) for frames in (real, imagined))
+    real, imagined = _differences(found, 1)
     parts = {"real": real, "missed": imagined - real}
     return {name: [round(float((one**2).sum()), 4) for one in part] for name, part in parts.items()}
+
+
+def _differences(found: Branches, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of branches from their mean after `step` steps, `[S, 16, *F]`: the real ones, and the imagined."""
+    real, imagined = (frames[:, :, step - 1] for frames in (found.real, found.imagined))
+    return real - real.mean(1, keepdims=True), imagined - imagined.mean(1, keepdims=True)
 
 
 def by_key(world: World, found: Branches) -> dict[str, Branches]:

@@ -13,7 +13,7 @@ import torch
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.rl.convention import ConventionConfig
-from robopolicy.values.data import Transitions, chunks_of
+from robopolicy.values.data import Transitions, chunks_of, split
 from tests.toy_env import toy_spec, toy_task
 
 GAMMA = 0.9
@@ -118,3 +118,11 @@ def test_what_cannot_be_valued_is_refused(tmp_path: Path) -> None:
     made.append(made.episode(0), seed=1)
     with pytest.raises(DataError, match="not known which of 1"):
         chunks_of(made, SUCCESS, action_horizon=2, gamma=GAMMA)
+
+
+def test_held_out_episodes_are_whole() -> None:
+    episode = np.repeat(np.arange(10), 7)
+    train, held = split(episode, 0.25, 0)
+    assert len(held) == 21
+    assert not set(episode[train]) & set(episode[held])
+    assert len(split(episode, 0.0, 0)[1]) == 0

@@ -23,7 +23,7 @@ from robopolicy.rl.actor_critic import ActorCritic
 from robopolicy.rl.actor_critic import Transitions as Batch
 from robopolicy.rl.presets import learner_config
 from robopolicy.rollout import PolicyActor
-from robopolicy.values.train import split, value_settings
+from robopolicy.values.train import value_settings
 from tests.pixel_env import pixel_task
 from tests.policies.toys import make
 from tests.rl.toy_base import TASK, astray, success
@@ -227,14 +227,6 @@ def test_values_of_pixels_and_an_instruction(tmp_path: Path) -> None:
         resumed.train().state_dict().values(), straight.state_dict().values(), strict=True
     ):
         assert torch.equal(found, expected)
-
-
-def test_held_out_episodes_are_whole() -> None:
-    episode = np.repeat(np.arange(10), 7)
-    train, held = split(episode, 0.25, 0)
-    assert len(held) == 21
-    assert not set(episode[train]) & set(episode[held])
-    assert len(split(episode, 0.0, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(
