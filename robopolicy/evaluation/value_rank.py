@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robopolicy.policies.policy import Policy
     from robopolicy.steering.judge import Judge
 
-__all__ = ["Moment", "agreement_within", "describe", "moments", "tried"]
+__all__ = ["Moment", "agreement_within", "describe", "moments", "oracle", "tried"]
 
 
 @dataclass(frozen=True)
@@ -84,22 +84,64 @@ def tried(
     many = len(found[0].candidates)
     items = [(s, k, r) for s in range(len(found)) for k in range(many) for r in range(rollouts)]
     earned = np.zeros((len(found), many, rollouts))
-    for first in range(0, len(items), envs.num_envs):
-        part = items[first : first + envs.num_envs]
-        steps = _play(policy, envs, [(found[s], k, r) for s, k, r in part])
-        for item, count in zip(part, steps, strict=True):
-            earned[item] = gamma ** (count - 1) if count else 0.0
+    states = [(state.seed, state.prefix, state.candidates) for state in found]
+    steps = _play(policy, envs, [(*states[s][:2], states[s][2][k], r) for s, k, r in items])
+    for item, count in zip(items, steps, strict=True):
+        earned[item] = gamma ** (count - 1) if count else 0.0
     return earned
 
 
-def _play(policy: Policy, envs: LaneVectorEnv, items: Sequence[tuple[Moment, int, int]]) -> list[int]:
+def oracle(
+    policy: Policy, envs: LaneVectorEnv, seeds: Sequence[int], *, candidates: int, moments: int = 4
+) -> list[int]:
+    """Steps to the first success of each episode where chunks are tried out before one is taken, or 0.
+
+    At evenly spaced moments of the policy's own episode, until a way on succeeds, `candidates` chunks are
+    each played out to the end. The environment repeats itself, so the one that succeeds can be taken: a
+    choice that knows the noise to come, as no value can.
+    """
+    played = sorted(run_episodes(envs, PolicyActor(policy), seeds, record=True), key=lambda e: e.index)
+    found = [max(episode.first_success, 0) for episode in played]
+    for moment in range(moments):
+        failing = [index for index, steps in enumerate(found) if not steps]
+        prefixes = [
+            played[index].data["action"][: _whole(played[index].steps * moment // moments, policy)]
+            for index in failing
+        ]
+        items = [
+            (seeds[index], prefix, None, k)
+            for index, prefix in zip(failing, prefixes, strict=True)
+            for k in range(candidates)
+        ]
+        steps = np.reshape(_play(policy, envs, items), (-1, candidates))
+        for index, prefix, counts in zip(failing, prefixes, steps, strict=True):
+            if counts.any():
+                found[index] = len(prefix) + int(counts[counts > 0].min())
+    return found
+
+
+def _whole(steps: int, policy: Policy) -> int:
+    return steps - steps % policy.action_horizon
+
+
+Attempt = tuple[int, np.ndarray, np.ndarray | None, int]
+"""Episode's seed, actions that lead to the moment, chunk to begin with, number of the noise that follows."""
+
+
+def _play(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[Attempt]) -> list[int]:
     """Steps from each moment to the first success, 0 without one."""
+    lanes = envs.num_envs
+    parts = [attempts[first : first + lanes] for first in range(0, len(attempts), lanes)]
+    return [steps for part in parts for steps in _play_at_once(policy, envs, part)]
+
+
+def _play_at_once(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[Attempt]) -> list[int]:
     import torch
 
     horizon, start = policy.action_horizon, policy.obs_horizon - 1
     runner = ChunkRunner(envs, obs_horizon=policy.obs_horizon, action_horizon=horizon)
-    count, lanes = len(items), envs.num_envs
-    seeds = np.array([moment.seed for moment, _, _ in items] + [items[0][0].seed] * (lanes - count))
+    count, lanes = len(attempts), envs.num_envs
+    seeds = np.array([seed for seed, *_ in attempts] + [attempts[0][0]] * (lanes - count))
     runner.reset(np.ones(lanes, bool), seeds)
     generators = [torch.Generator(policy.device) for _ in range(lanes)]
     active = np.arange(lanes) < count
@@ -111,22 +153,23 @@ def _play(policy: Policy, envs: LaneVectorEnv, items: Sequence[tuple[Moment, int
             key: [view.instruction] * lanes if o.kind == "text" else view.observation[key]
             for key, o in policy.spec.observations.items()
         }
+        for lane, (seed, prefix, _, noise) in enumerate(attempts):
+            if time[lane] == len(prefix):
+                generators[lane].manual_seed(derive(seed, f"rollout {noise}"))
         sampled = policy.sample(observation, generator=generators).actions
         chunk = np.array(sampled[:, 0, start : start + horizon], np.float32)
-        for lane, (moment, candidate, rollout) in enumerate(items):
-            reached = len(moment.prefix)
-            if time[lane] < reached:
-                chunk[lane] = moment.prefix[time[lane] : time[lane] + horizon]
-            elif time[lane] == reached:
-                chunk[lane] = moment.candidates[candidate]
-                generators[lane].manual_seed(derive(moment.seed, f"rollout {rollout}"))
+        for lane, (_, prefix, begun, _) in enumerate(attempts):
+            if time[lane] < len(prefix):
+                chunk[lane] = prefix[time[lane] : time[lane] + horizon]
+            elif time[lane] == len(prefix) and begun is not None:
+                chunk[lane] = begun
         step = runner.step(chunk, active).step
         if step.lost.any():
             raise DataError("An environment worker died during the comparison; run it again.")
         for lane in np.flatnonzero(active):
             good = np.flatnonzero(step.success[lane, : step.steps[lane]])
             if len(good):
-                steps[lane] = int(time[lane] - len(items[lane][0].prefix) + good[0] + 1)
+                steps[lane] = int(time[lane] - len(attempts[lane][1]) + good[0] + 1)
         active &= ~(step.terminated | step.truncated)
         active[:count] &= np.array(steps) == 0
     return steps

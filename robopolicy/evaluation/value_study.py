@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,9 +14,9 @@ import numpy as np
 from robopolicy.errors import ConfigError, unknown
 from robopolicy.evaluation.compare import compared
 from robopolicy.evaluation.cost import sampling_cost
-from robopolicy.evaluation.evaluate import evaluate
+from robopolicy.evaluation.evaluate import Evaluation, evaluate
 from robopolicy.evaluation.machine import stamp
-from robopolicy.evaluation.value_rank import agreement_within, moments, tried
+from robopolicy.evaluation.value_rank import agreement_within, moments, oracle, tried
 from robopolicy.registry import plain
 from robopolicy.rollout import PolicyActor
 from robopolicy.seeding import episode_seeds, refuse_overlap
@@ -32,7 +33,7 @@ __all__ = ["RULES", "WAYS", "ValueStudyConfig", "run_study"]
 
 RULES: dict[str, Rule] = {"random": "random", "softmax": "softmax", "greedy": "argmax"}
 """Of choosing among candidates."""
-WAYS = (*RULES, "gradient", "closed_form")
+WAYS = (*RULES, "gradient", "closed_form", "oracle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class ValueStudyConfig:
     rollouts: int = 2
     """Of each candidate."""
     ways: tuple[str, ...] = ("random", "softmax", "greedy")
-    """Of choosing or improving, beside the policy alone."""
+    """Of choosing or improving, beside the policy alone; ``oracle`` tries out candidates in simulation."""
     strength: float = 0.1
     """Of ``ways=[gradient]``."""
     tau: float = 0.1
@@ -116,8 +117,12 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
             envs.close()
         found["ranks"] = agreement_within(np.stack([state.q for state in states]), earned)
     if config.episodes:
-        measured, ledgers, costs = {}, {}, {}
+        measured: dict[str, Evaluation] = {}
+        ledgers, costs = {}, {}
         for name in ("policy", *config.ways):
+            if name == "oracle":
+                measured[name] = _tried_out(policy, measured["policy"], config)
+                continue
             steered = policy if name == "policy" else _steered(name, config, policy, critic)
             measured[name] = evaluate(
                 PolicyActor(steered), task, episodes=config.episodes, block=config.block,
@@ -132,6 +137,21 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
     return path, found
+
+
+def _tried_out(policy: Policy, alone: Evaluation, config: ValueStudyConfig) -> Evaluation:
+    """The episodes of `alone` where candidates are played out in simulation."""
+    started = time.perf_counter()
+    envs = LaneVectorEnv(alone.task, config.lanes, workers=config.workers, chunk=policy.action_horizon)
+    try:
+        firsts = oracle(policy, envs, [row.seed for row in alone.rows], candidates=config.candidates)
+    finally:
+        envs.close()
+    rows = tuple(
+        replace(row, success=first > 0, success_final=first > 0, first_success=first or -1)
+        for row, first in zip(alone.rows, firsts, strict=True)
+    )
+    return replace(alone, rows=rows, wall_seconds=time.perf_counter() - started)
 
 
 def _steered(way: str, config: ValueStudyConfig, policy: Policy, critic: ActorCriticPolicy) -> Policy:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robopolicy.errors import ConfigError, DataError
-from robopolicy.evaluation.value_rank import agreement_within, describe, moments, tried
+from robopolicy.evaluation.value_rank import agreement_within, describe, moments, oracle, tried
 from robopolicy.evaluation.value_study import ValueStudyConfig, run_study
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.policies.policy import Provenance
@@ -55,6 +55,22 @@ def test_a_value_that_knows_the_task_ranks_its_chunks() -> None:
     assert found["rank within states"]["value"] > 0.1
     assert found["oracle"]["value"] >= found["oracle, held out"]["value"]
     assert found["oracle"]["value"] >= found["greedy"]["value"]
+
+
+def test_an_oracle_finds_what_some_candidate_would_do() -> None:
+    slow = toy_task(horizon=15, success_hold=0, env={"speed": 0.08, "reach": 0.1})
+    sure, unsure = (astray(bias=0.0, spread=spread, task=slow) for spread in (0.0, 0.6))
+    envs = LaneVectorEnv(slow, 5, chunk=4)
+    alone = [
+        {e.seed: max(e.first_success, 0) for e in run_episodes(envs, PolicyActor(policy), SEEDS)}
+        for policy in (sure, unsure)
+    ]
+    same, better = (oracle(policy, envs, SEEDS, candidates=8) for policy in (sure, unsure))
+    envs.close()
+    assert same == [alone[0][seed] for seed in SEEDS]  # without noise there is nothing to choose
+    kept = [steps for steps, seed in zip(better, SEEDS, strict=True) if alone[1][seed]]
+    assert kept == [steps for steps in alone[1].values() if steps]
+    assert sum(steps > 0 for steps in better) > len(kept)
 
 
 def test_agreement_in_closed_form() -> None:
@@ -109,11 +125,12 @@ def test_improvement_stands_beside_choosing_with_what_it_costs(tmp_path: Path) -
     save_checkpoint(tmp_path / "policy", toy_policy(task=TASK))
     config = ValueStudyConfig(
         checkpoint=str(tmp_path / "policy"), critic=str(tmp_path / "values"), episodes=4, states=0, lanes=4,
-        workers=0, candidates=3, out=str(tmp_path), ways=("greedy", "closed_form", "gradient"),
+        workers=0, candidates=3, out=str(tmp_path), ways=("greedy", "closed_form", "gradient", "oracle"),
         sampler={"name": "ddim", "steps": 4},
     )  # fmt: skip
     found = run_study(config)[1]
-    assert found["steered"].keys() == found["cost"].keys() == {"policy", *config.ways}
+    assert found["steered"].keys() == {"policy", *config.ways}
+    assert found["steered"]["oracle"]["success"]["value"] >= found["steered"]["policy"]["success"]["value"]
     calls = {name: cost["calls"] for name, cost in found["cost"].items()}
     assert calls == {"policy": 4, "greedy": 4, "closed_form": 4, "gradient": 4}
     assert found["ledgers"]["closed_form"]["q_chosen"] >= found["ledgers"]["closed_form"]["q_greedy"]
