@@ -46,11 +46,13 @@ class HashedWords(nn.Module):
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Counts of words and pairs, scaled to length 1: `[B, buckets]` (zeros for an empty text)."""
-        counts = torch.zeros(len(texts), self.config.buckets)
-        for row, text in enumerate(texts):
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # a batch repeats few texts
+        counts = torch.zeros(len(rows), self.config.buckets)
+        for text, row in rows.items():
             for bucket in _buckets(text, self.config.buckets):
                 counts[row, bucket] += 1
-        return counts / counts.norm(dim=1, keepdim=True).clamp_min(1.0)
+        tokens = counts / counts.norm(dim=1, keepdim=True).clamp_min(1.0)
+        return tokens[[rows[text] for text in texts]]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`[B, buckets]` to `[B, size]`."""
