@@ -9,8 +9,9 @@ from pathlib import Path
 
 from robopolicy.evaluation.compare import table as comparison
 from robopolicy.evaluation.hardware_tables import HARDWARE
-from robopolicy.evaluation.markdown import Files, Values, markdown, points, success
+from robopolicy.evaluation.markdown import Files, Values, interval, markdown, success
 from robopolicy.evaluation.recorded_table import recorded_rows
+from robopolicy.evaluation.value_tables import value_tables
 
 __all__ = ["SECTIONS", "check_sections"]
 
@@ -100,13 +101,9 @@ def _signals(files: Files) -> str:
         who = f"{values['policy']} ({100 * values['success']['value']:.0f}%)"
         for question in questions:
             found = values[question]  # a text where the episodes do not tell
-            cells = [found] if isinstance(found, str) else [_interval(v) for v in found.values()]
+            cells = [found] if isinstance(found, str) else [interval(v) for v in found.values()]
             lines.append([values["task"], who, question, *cells])
     return markdown(head, lines)
-
-
-def _interval(values: Values) -> str:
-    return f"{values['value']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
 
 
 def _composed(files: Files) -> str:
@@ -116,35 +113,6 @@ def _composed(files: Files) -> str:
             cells = [success(row["success"]), str(row["routes"]), f"{row['entropy']:.2f}"]
             lines.append([row["label"], *cells, str(row["evaluations"])])
     return markdown(["Policy", "Success [95%]", "Routes", "Entropy", "Network calls"], lines)
-
-
-def _steered(files: Files) -> str:
-    """Success of each way to choose, and whether values rank the candidates of one state as returns do."""
-    lines = []
-    for name, values in files.items():
-        ranks, costs = values.get("ranks") or {}, values.get("cost", {})
-        for number, (way, row) in enumerate((values.get("steered") or {"-": {}}).items()):
-            heading = [name.removeprefix("values_"), *_ranks(ranks)] if number == 0 else [""] * 3
-            gain = points(row["difference"]["interval"]) if number else ""
-            cells = [way, success(row["success"]) if row else "-", gain]
-            if way in costs:
-                drawn = 1 if way in ("policy", "gradient") else values["config"]["candidates"]
-                cells += [f"{costs[way]['calls']:g} x {drawn}", f"{costs[way]['ms']:.1f}"]
-            lines.append([*heading, *cells, *[""] * (5 - len(cells))])
-    head = ["Task, policy and critic", "Rank correlation within states [95%]",
-            "One chunk tried out earns: any / the best by value / the best", "Choosing", "Success [95%]",
-            "Against the policy, points [95%]", "Network calls a chunk", "ms a chunk"]  # fmt: skip
-    return markdown(head, lines)
-
-
-def _ranks(ranks: Values) -> list[str]:
-    """Correlation, and what a chunk earns that is taken at random, by its value, and by trying all out."""
-    if not ranks:
-        return ["-", "-"]
-    correlation = ranks["rank within states"]
-    best = "oracle, held out" if "oracle, held out" in ranks else "oracle"
-    earned = [f"{ranks[name]['value']:.3f}" for name in ("random", "greedy", best) if name in ranks]
-    return ["-" if correlation is None else _interval(correlation), " / ".join(earned)]
 
 
 def _compared(files: Files) -> str:
@@ -275,7 +243,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "energy_signal": ("Energy as a signal", _signals),
     "itps": ("Human guidance on avoidance", _guidance),
     "composition": ("Composition of two policies", _composed),
-    "values": ("Choosing by values", _steered),
+    "values": ("Choosing by values", value_tables),
     "compared": ("The same episodes in several ways", _compared),
     "recorded": ("What recorded episodes alone bring", _recorded),
     "solvable": ("Starts that nothing solves", _solvable),

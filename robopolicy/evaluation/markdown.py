@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Files", "Values", "markdown", "points", "success"]
+__all__ = ["Files", "Values", "interval", "markdown", "points", "success"]
 
 Values = Mapping[str, Any]
 Files = Mapping[str, Values]
@@ -29,6 +29,11 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def success(values: Values) -> str:
     """A rate with its interval, in percent."""
     return f"{values['value']:.1%} [{values['low']:.1%}, {values['high']:.1%}]"
+
+
+def interval(values: Values) -> str:
+    """A number with its interval."""
+    return f"{values['value']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
 
 
 def points(values: Values | None) -> str:

@@ -105,6 +105,8 @@ def run_study(config: ValueStudyConfig) -> tuple[Path, dict[str, Any]]:
     used = {*policy.provenance.used_seeds, *critic.provenance.used_seeds}
     settings = value_settings(critic)
     found: dict[str, Any] = {"config": plain(config), "task": task.name, "value": plain(settings)}
+    learned = critic.provenance.config
+    found["learned"] = {key: learned.get(key) for key in ("seed", "steps", "corrupt")}
     if config.states:
         seeds = episode_seeds(config.block, config.states, config.offset)
         if config.block == "report":

@@ -72,6 +72,23 @@ def test_what_values_are_worth(tmp_path: Path) -> None:
     assert "| can_iql | - | - | - | - |  |  |  |" in page
 
 
+def test_studies_that_differ_in_the_critic_alone_stand_together(tmp_path: Path) -> None:
+    def row(rate: float, gain: float) -> dict[str, object]:
+        difference = {"interval": {"value": gain, "low": gain, "high": gain}, "verdict": "better"}
+        return {"success": {"value": rate, "low": rate, "high": rate}, "difference": difference}
+
+    config = {"checkpoint": "gaussian", "candidates": 16, "beta": 0.1, "block": "report"}
+    for seed, rate in enumerate((0.42, 0.41)):
+        steered = {"policy": row(0.11, 0.0), "greedy": row(rate, rate - 0.11)}
+        values = {"task": "push", "config": config, "value": {"name": "iql"}, "steered": steered}
+        (tmp_path / f"values_push_iql{seed}.json").write_text(json.dumps(values))
+    spoiled = {**values, "learned": {"corrupt": 0.3}}
+    (tmp_path / "values_push_iql_spoiled.json").write_text(json.dumps(spoiled))
+    page = check_sections(tmp_path)
+    assert "| push_iql0, push_iql1 | greedy | 42, 41 | +30.5 | better, better |" in page
+    assert page.count("better, better") == 1
+
+
 def test_compositions_have_a_line_each(tmp_path: Path) -> None:
     row = {"success": {"value": 0.5, "low": 0.4, "high": 0.6}, "routes": 7, "entropy": 0.61}
     (tmp_path / "composition_avoidance.json").write_text(
