@@ -26,20 +26,29 @@ def _over_critics(files: Files) -> str:
             groups.setdefault(json.dumps(alike), {})[name] = values
     lines = []
     for group in groups.values():
-        first, *others = [values["steered"] for values in group.values()]
-        ways = [way for way in first if way != "policy" and all(way in other for other in others)]
+        first, *others = group.values()
+        ways = [way for way in first["steered"] if all(way in other["ledgers"] for other in group.values())]
         for way in ways if others else ():
-            rows = [steered[way] for steered in (first, *others)]
+            rows = [values["steered"][way] for values in group.values()]
+            spread = statistics.fmean(values["ledgers"][way]["spread"] for values in group.values())
             lines.append(
                 [
                     ", ".join(name.removeprefix("values_") for name in group) if way == ways[0] else "",
+                    f"{spread:.3f}",
                     way,
                     ", ".join(f"{100 * row['success']['value']:.0f}" for row in rows),
                     f"{100 * statistics.fmean(row['difference']['interval']['value'] for row in rows):+.1f}",
                     ", ".join(row["difference"]["verdict"] for row in rows),
                 ]
             )
-    head = ["Task, policy and critics", "Choosing", "Success, %", "Mean gain, points", "Verdicts"]
+    head = [
+        "Task, policy and critics",
+        "Spread of candidates",
+        "Choosing",
+        "Success, %",
+        "Mean gain, points",
+        "Verdicts",
+    ]
     return markdown(head, lines) if lines else ""
 
 

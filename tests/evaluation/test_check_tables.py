@@ -81,11 +81,12 @@ def test_studies_that_differ_in_the_critic_alone_stand_together(tmp_path: Path) 
     for seed, rate in enumerate((0.42, 0.41)):
         steered = {"policy": row(0.11, 0.0), "greedy": row(rate, rate - 0.11)}
         values = {"task": "push", "config": config, "value": {"name": "iql"}, "steered": steered}
+        values |= {"ledgers": {"greedy": {"spread": 0.12 + 0.01 * seed}}}
         (tmp_path / f"values_push_iql{seed}.json").write_text(json.dumps(values))
     spoiled = {**values, "learned": {"corrupt": 0.3}}
     (tmp_path / "values_push_iql_spoiled.json").write_text(json.dumps(spoiled))
     page = check_sections(tmp_path)
-    assert "| push_iql0, push_iql1 | greedy | 42, 41 | +30.5 | better, better |" in page
+    assert "| push_iql0, push_iql1 | 0.125 | greedy | 42, 41 | +30.5 | better, better |" in page
     assert page.count("better, better") == 1
 
 
