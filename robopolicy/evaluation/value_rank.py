@@ -124,18 +124,18 @@ def _whole(steps: int, policy: Policy) -> int:
     return steps - steps % policy.action_horizon
 
 
-Attempt = tuple[int, np.ndarray, np.ndarray | None, int]
+_Attempt = tuple[int, np.ndarray, np.ndarray | None, int]
 """Episode's seed, actions that lead to the moment, chunk to begin with, number of the noise that follows."""
 
 
-def _play(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[Attempt]) -> list[int]:
+def _play(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[_Attempt]) -> list[int]:
     """Steps from each moment to the first success, 0 without one."""
     lanes = envs.num_envs
     parts = [attempts[first : first + lanes] for first in range(0, len(attempts), lanes)]
     return [steps for part in parts for steps in _play_at_once(policy, envs, part)]
 
 
-def _play_at_once(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[Attempt]) -> list[int]:
+def _play_at_once(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[_Attempt]) -> list[int]:
     import torch
 
     horizon, start = policy.action_horizon, policy.obs_horizon - 1
