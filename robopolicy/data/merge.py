@@ -78,8 +78,8 @@ def merge(config: MergeConfig) -> EpisodeStore:
 
 
 def _refuse_twins(paths: tuple[str, ...], stores: list[EpisodeStore], chosen: list[list[int]]) -> None:
-    """The same actions from the same seed are the same episode."""
-    seen: dict[tuple[int, bytes], str] = {}
+    """The same actions from the same seed are the same episode, unless other words said what to do."""
+    seen: dict[tuple[object, ...], str] = {}
     for path, store, indices in zip(paths, stores, chosen, strict=True):
         ends = store.episode_ends
         for i in indices:
@@ -87,7 +87,7 @@ def _refuse_twins(paths: tuple[str, ...], stores: list[EpisodeStore], chosen: li
             if seed < 0:
                 continue
             actions = store.read("action", slice(int(ends[i] - store.lengths[i]), int(ends[i])))
-            key = seed, actions.tobytes()
+            key = seed, store.instructions[i], actions.tobytes()
             if key in seen:
                 raise DataError(f"Episode {i} of {path}, seed {seed}, is in {seen[key]} too.")
             seen[key] = path

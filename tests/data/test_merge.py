@@ -49,6 +49,16 @@ def test_successful_ones_alone_and_so_many_of_each(tmp_path: Path) -> None:
     assert first.seeds.tolist() == [1]
 
 
+def test_the_same_random_actions_in_two_tasks_are_two_episodes(tmp_path: Path) -> None:
+    paths = [store(tmp_path / f"{name}.zarr", [1], [True]) for name in "ab"]
+    actions = [EpisodeStore.open(path).episode(0)["action"] for path in paths]
+    np.testing.assert_array_equal(*actions)
+    both = str(tmp_path / "both.zarr")
+    assert len(merge(MergeConfig(data=tuple(paths), out=both))) == 2
+    with pytest.raises(DataError, match=r"Episode 0 of .*b.zarr, seed 1, is in .*both.zarr too"):
+        merge(MergeConfig(data=(both, paths[1]), out=str(tmp_path / "again.zarr")))
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     a = store(tmp_path / "a.zarr", [1], [False])
     wide = store(tmp_path / "wide.zarr", [2], [True], size=5)
