@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robopolicy.evaluation.compare import table as comparison
 from robopolicy.evaluation.hardware_tables import HARDWARE
-from robopolicy.evaluation.markdown import Files, Values, interval, markdown, success
+from robopolicy.evaluation.markdown import Files, Values, interval, markdown, points, success
 from robopolicy.evaluation.recorded_table import recorded_rows
 from robopolicy.evaluation.value_tables import value_tables
 
@@ -116,11 +116,32 @@ def _composed(files: Files) -> str:
 
 
 def _compared(files: Files) -> str:
-    return "\n".join(
-        f"{name.removeprefix('compared_')}, {values['episodes']} episodes ({values['block']}) of "
-        f"{values['task']}:\n\n{comparison(values)}"
-        for name, values in files.items()
-    )
+    """A table for each comparison; one for all that compare the same ways."""
+    alike: dict[tuple[str, ...], dict[str, Values]] = {}
+    for name, values in files.items():
+        alike.setdefault(tuple(values["policies"]), {})[name.removeprefix("compared_")] = values
+    parts = []
+    for ways, group in alike.items():
+        if len(group) > 1:
+            lines = [
+                [f"{name} ({values['block']}, {values['episodes']})", *_against_first(values["policies"])]
+                for name, values in group.items()
+            ]
+            note = "Success in percent, in brackets the difference from the first in points [95%].\n\n"
+            parts.append(note + markdown(["Episodes (block, number)", *ways], lines))
+            continue
+        for name, values in group.items():
+            where = f"{values['episodes']} episodes ({values['block']}) of {values['task']}"
+            parts.append(f"{name}, {where}:\n\n{comparison(values)}")
+    return "\n".join(parts)
+
+
+def _against_first(policies: Values) -> list[str]:
+    (_, first), *others = policies.items()
+    cells = [f"{100 * first['success']['value']:.0f}"]
+    for _, row in others:
+        cells.append(f"{100 * row['success']['value']:.0f} ({points(row['difference']['interval'])})")
+    return cells
 
 
 def _kept(files: Files) -> str:

@@ -90,6 +90,29 @@ def test_studies_that_differ_in_the_critic_alone_stand_together(tmp_path: Path) 
     assert page.count("better, better") == 1
 
 
+def test_comparisons_of_the_same_ways_are_one_table(tmp_path: Path) -> None:
+    def policies(*rates: float) -> dict[str, object]:
+        number = {"low": 0.0, "high": 1.0}
+        return {
+            name: {
+                "success": {"value": rate, **number},
+                "difference": {"interval": {"value": rate - rates[0], "low": -0.05, "high": 0.3}},
+                "strength": {"value": 0.0, **number},
+            }
+            for name, rate in zip(("alone", "best of 4", "best of 16"), rates, strict=False)
+        }
+
+    for task, rates in {"reach": (0.5, 0.6, 0.7), "soccer": (0.3, 0.3, 0.5), "push": (0.4, 0.5)}.items():
+        values = {"task": task, "block": "report", "episodes": 100, "policies": policies(*rates)}
+        (tmp_path / f"compared_ten_{task}.json").write_text(json.dumps(values))
+    page = check_sections(tmp_path)
+    assert "| Episodes (block, number) | alone | best of 4 | best of 16 |" in page
+    gain = "(+20.0 [-5.0, +30.0])"
+    assert f"| ten_reach (report, 100) | 50 | 60 (+10.0 [-5.0, +30.0]) | 70 {gain} |" in page
+    assert f"| ten_soccer (report, 100) | 30 | 30 (+0.0 [-5.0, +30.0]) | 50 {gain} |" in page
+    assert "ten_push, 100 episodes (report) of push:" in page
+
+
 def test_compositions_have_a_line_each(tmp_path: Path) -> None:
     row = {"success": {"value": 0.5, "low": 0.4, "high": 0.6}, "routes": 7, "entropy": 0.61}
     (tmp_path / "composition_avoidance.json").write_text(
