@@ -16,6 +16,7 @@ import numpy as np
 
 from robopolicy.errors import DataError
 from robopolicy.evaluation.ranking import bootstrap_mean, spearman
+from robopolicy.progress import progress_bar
 from robopolicy.rollout import ChunkRunner, PolicyActor, run_episodes
 from robopolicy.seeding import derive, rng
 from robopolicy.vector import LaneVectorEnv
@@ -130,9 +131,13 @@ _Attempt = tuple[int, np.ndarray, np.ndarray | None, int]
 
 def _play(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[_Attempt]) -> list[int]:
     """Steps from each moment to the first success, 0 without one."""
-    lanes = envs.num_envs
-    parts = [attempts[first : first + lanes] for first in range(0, len(attempts), lanes)]
-    return [steps for part in parts for steps in _play_at_once(policy, envs, part)]
+    found: list[int] = []
+    with progress_bar(total=len(attempts), desc=f"try out in {envs.task.name}", unit="chunk") as bar:
+        while len(found) < len(attempts):
+            part = attempts[len(found) : len(found) + envs.num_envs]
+            found += _play_at_once(policy, envs, part)
+            bar.update(len(part))
+    return found
 
 
 def _play_at_once(policy: Policy, envs: LaneVectorEnv, attempts: Sequence[_Attempt]) -> list[int]:
