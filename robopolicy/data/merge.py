@@ -79,7 +79,7 @@ def merge(config: MergeConfig) -> EpisodeStore:
 
 def _refuse_twins(paths: tuple[str, ...], stores: list[EpisodeStore], chosen: list[list[int]]) -> None:
     """The same actions from the same seed are the same episode, unless other words said what to do."""
-    seen: dict[tuple[object, ...], str] = {}
+    seen: dict[tuple[int, str, bytes], str] = {}
     for path, store, indices in zip(paths, stores, chosen, strict=True):
         ends = store.episode_ends
         for i in indices:

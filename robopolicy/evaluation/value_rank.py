@@ -82,14 +82,14 @@ def tried(
 
     The noise of rollout r is the same for all candidates of a state.
     """
-    many = len(found[0].candidates)
-    items = [(s, k, r) for s in range(len(found)) for k in range(many) for r in range(rollouts)]
-    earned = np.zeros((len(found), many, rollouts))
-    states = [(state.seed, state.prefix, state.candidates) for state in found]
-    steps = _play(policy, envs, [(*states[s][:2], states[s][2][k], r) for s, k, r in items])
-    for item, count in zip(items, steps, strict=True):
-        earned[item] = gamma ** (count - 1) if count else 0.0
-    return earned
+    attempts = [
+        (state.seed, state.prefix, chunk, rollout)
+        for state in found
+        for chunk in state.candidates
+        for rollout in range(rollouts)
+    ]
+    steps = np.reshape(_play(policy, envs, attempts), (len(found), -1, rollouts))
+    return np.where(steps > 0, gamma ** (steps - 1.0), 0.0)
 
 
 def oracle(
@@ -103,26 +103,21 @@ def oracle(
     """
     played = sorted(run_episodes(envs, PolicyActor(policy), seeds, record=True), key=lambda e: e.index)
     found = [max(episode.first_success, 0) for episode in played]
+    horizon = policy.action_horizon
     for moment in range(moments):
         failing = [index for index, steps in enumerate(found) if not steps]
-        prefixes = [
-            played[index].data["action"][: _whole(played[index].steps * moment // moments, policy)]
-            for index in failing
-        ]
-        items = [
-            (seeds[index], prefix, None, k)
+        times = [played[index].steps * moment // moments // horizon * horizon for index in failing]
+        prefixes = [played[index].data["action"][:time] for index, time in zip(failing, times, strict=True)]
+        attempts = [
+            (seeds[index], prefix, None, candidate)
             for index, prefix in zip(failing, prefixes, strict=True)
-            for k in range(candidates)
+            for candidate in range(candidates)
         ]
-        steps = np.reshape(_play(policy, envs, items), (-1, candidates))
+        steps = np.reshape(_play(policy, envs, attempts), (-1, candidates))
         for index, prefix, counts in zip(failing, prefixes, steps, strict=True):
             if counts.any():
                 found[index] = len(prefix) + int(counts[counts > 0].min())
     return found
-
-
-def _whole(steps: int, policy: Policy) -> int:
-    return steps - steps % policy.action_horizon
 
 
 _Attempt = tuple[int, np.ndarray, np.ndarray | None, int]
