@@ -7,6 +7,8 @@ policy.network.embedding=128``, which works too.
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -59,6 +61,7 @@ def compose(root: str, overrides: Iterable[str] = (), *, directory: Path | None 
     named = [o for o in values if (directory / o.key_or_group).is_dir()]
     if others := [str(override.input_line) for override in values if override not in named]:
         composed, _ = _hydra(root, [*groups, *others], directory)
+    composed = copy.deepcopy(composed) if named else composed
     for override in named:
         OmegaConf.update(composed, override.key_or_group, override.value())
     try:
@@ -80,7 +83,7 @@ def choices(
     """
     directory = directory or config_directory()
     groups, _ = _resolve_groups(root, parse_overrides(overrides), directory)
-    return _hydra(root, groups, directory)[1]
+    return dict(_hydra(root, groups, directory)[1])
 
 
 def options(group: str, directory: Path | None = None) -> list[str]:
@@ -204,12 +207,21 @@ def _check_key(
 
 
 def _hydra(root: str, overrides: list[str], directory: Path) -> tuple[DictConfig, dict[str, str | None]]:
-    """A composition, and the group choices made in it."""
+    """A composition, and the group choices made in it; neither is to be changed."""
     if not (directory / f"{root}.yaml").is_file():
         raise ConfigError(unknown("configuration", root, (path.stem for path in directory.glob("*.yaml"))))
+    written = frozenset((path, path.stat().st_mtime_ns) for path in directory.rglob("*.yaml"))
+    return _composed(root, tuple(overrides), directory, written)
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(
+    root: str, overrides: tuple[str, ...], directory: Path, written: frozenset[tuple[Path, int]]
+) -> tuple[DictConfig, dict[str, str | None]]:
+    """Kept until a file changes: one command asks for the same several times, a tenth of a second each."""
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(directory.resolve())):
-            config = hydra.compose(root, overrides, return_hydra_config=True)
+            config = hydra.compose(root, list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
     made = cast(dict[str, str | None], OmegaConf.to_container(config.hydra.runtime.choices))
