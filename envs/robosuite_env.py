@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from envs.carrying import WAYS, way_carried
 from envs.robosuite_spec import PROPRIOCEPTION, Controller, make_spec
 from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy.env import Expert, Observation, RobotEnv
-from robopolicy.errors import ConfigError, RobopolicyError, SpecMismatch, unknown
+from robopolicy.errors import ConfigError, MissingCapability, RobopolicyError, SpecMismatch, unknown
 from robopolicy.registry import parse, register
 from robopolicy.task import Task
 
@@ -37,12 +38,14 @@ class _Suite:
     """Bodies that a reset moves in the model, not in the state."""
     open_table: bool = False
     """Whether objects are placed at random on a table with room to spare."""
+    carried: slice | None = None
+    """Where `object-state` has the position of what is carried, if ways to carry it are told apart."""
 
 
 _TASKS = {
     "Lift": _Suite(object="cube_main", written_out=True, open_table=True),
     "PickPlaceCan": _Suite(object="Can_main", written_out=True),
-    "NutAssemblySquare": _Suite(object="SquareNut_main", written_out=True),
+    "NutAssemblySquare": _Suite(object="SquareNut_main", written_out=True, carried=slice(7, 10)),
     "Door": _Suite(object="Door_main", placed=("Door_main",)),
     "Stack": _Suite(object="cubeA_main", open_table=True),
     "TwoArmLift": _Suite(object="pot_root", robots=2),
@@ -144,6 +147,8 @@ class RobosuiteEnv(RobotEnv):
         self._placed = [int(self._model.body(name).id) for name in about.placed]
         sampler = self._suite.placement_initializer if about.open_table else None
         self._ranges = None if sampler is None else (np.array(sampler.x_range), np.array(sampler.y_range))
+        self._carried = about.carried
+        self.routes = () if about.carried is None else WAYS
         self.reset_options = frozenset() if sampler is None else frozenset({"object_range"})
         cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
         self.robot_spec = make_spec(
@@ -227,6 +232,19 @@ class RobosuiteEnv(RobotEnv):
         from envs import experts
 
         return experts.make(self, parse(experts.ExpertConfig, settings, "expert"), seed)
+
+    def route(self, episode: Mapping[str, np.ndarray]) -> str | None:
+        """The way the object was carried (see `envs.carrying`).
+
+        Args:
+            episode: "object-state" `[T, ...]`.
+
+        Raises:
+            MissingCapability: a task whose ways nobody tells apart.
+        """
+        if self._carried is None:
+            raise MissingCapability(f"Nobody tells ways to do {self.config.task} apart.")
+        return way_carried(episode["object-state"][:, self._carried])
 
     def get_state(self) -> np.ndarray:
         """MuJoCo's integration state and what control, placement and observation remember, float64 `[S]`."""
