@@ -31,7 +31,8 @@ def main() -> int:
     if arguments.minutes is not None:
         line += [f"--slow-minutes={arguments.minutes}"]
     if not {"-n", "-s", "--pdb"} & set(rest) and not any(os.path.exists(x.split("::")[0]) for x in rest):
-        line += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "worksteal"]
+        # One more than there are cores: many tests wait for a robot.
+        line += ["-n", str(min((os.cpu_count() or 1) + 1, 4)), "--dist", "worksteal"]
     return subprocess.call([*line, *rest])
 
 

@@ -17,7 +17,7 @@ from tests.hardware.fakes import small_spec
 
 @pytest.mark.parametrize(
     ("robot", "commands"),
-    [("panda_sim", 4_000), ("g1_sim", 4_000)],
+    [("panda_sim", 2_000), ("g1_sim", 2_000)],
 )
 def test_fuzz(robot: str, commands: int) -> None:
     report = fuzz(RobotSpec.load(robot), commands=commands, seed=1)

@@ -224,7 +224,7 @@ def target_practice(count: int, seed: int) -> Transitions:
 @pytest.mark.parametrize(
     ("preset", "precision"),
     [(name, "float32") for name in ("sac", "rlpd", "iql", "riql", "td3_bc")]
-    + [("sac", "bfloat16"), ("rlpd", "bfloat16")],
+    + [pytest.param(name, "bfloat16", marks=pytest.mark.slow) for name in ("sac", "rlpd")],
 )
 def test_every_preset_finds_the_best_action(preset: str, precision: str) -> None:
     changes: dict[str, Any] = {"learning_rate": 3e-3, "initial_temperature": 0.01, "precision": precision}
