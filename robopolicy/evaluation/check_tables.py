@@ -106,6 +106,20 @@ def _signals(files: Files) -> str:
     return markdown(head, lines)
 
 
+def _two_modes(files: Files) -> str:
+    """Shares of samples in percent, by seed."""
+    lines = []
+    for values in files.values():
+        for row in values["rows"]:
+            left, right = ([100 * seed[side] for seed in row["seeds"]] for side in ("left", "right"))
+            neither = [100 - a - b for a, b in zip(left, right, strict=True)]
+            calls = statistics.fmean(seed["calls"] for seed in row["seeds"])
+            cells = [", ".join(f"{share:.0f}" for share in shares) for shares in (left, right, neither)]
+            lines.append([row["policy"], f"{calls:.0f}", *cells])
+    head = ["Policy", "Network calls a chunk", "Left, % (seed by seed)", "Right, %", "Neither, %"]
+    return markdown(head, lines)
+
+
 def _composed(files: Files) -> str:
     lines = []
     for values in files.values():
@@ -261,6 +275,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "kept_noise": ("Success with one noise kept for an episode", _kept),
     "robosuite_inverses": ("Tried: plain inverses in robosuite's controller", _inverses),
     "robosuite": ("Compiled robosuite against its own step", _equality),
+    "two_modes": ("The two-mode toy", _two_modes),
     "energy_signal": ("Energy as a signal", _signals),
     "itps": ("Human guidance on avoidance", _guidance),
     "composition": ("Composition of two policies", _composed),
