@@ -113,6 +113,14 @@ def test_a_network_is_chosen_by_its_own_name(configs: Path, overrides: list[str]
         compose("train", [*overrides, "network.chanels=[8]"], directory=configs)
 
 
+def test_what_was_composed_is_not_kept_beyond_its_files(configs: Path) -> None:
+    first = compose("train", ["task=lift", "policy=null"], directory=configs)
+    first["trainer"]["steps"] = 0  # belongs to the caller
+    assert compose("train", ["task=lift", "policy=null"], directory=configs)["trainer"]["steps"] == 10
+    (configs / "trainer" / "default.yaml").write_text("steps: 20\nrate: 0.1\n")
+    assert compose("train", ["task=lift", "policy=null"], directory=configs)["trainer"]["steps"] == 20
+
+
 def test_groups_can_be_left_empty(configs: Path) -> None:
     assert compose("train", directory=configs)["task"] is None
     assert compose("train", ["task=null"], directory=configs)["task"] is None
