@@ -1,12 +1,12 @@
-"""By which way an object was carried to where it belongs: what tells Square's demonstrations apart."""
+"""By which route an object was carried to where it belongs: what tells Square's demonstrations apart."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["WAYS", "way_carried"]
+__all__ = ["ROUTES", "route_carried"]
 
-WAYS = ("direct", "over", "left", "right")
+ROUTES = ("direct", "over", "left", "right")
 _LIFTED = 0.015
 """Metres above where it lay: it is off the table."""
 _HIGH = 0.075
@@ -15,7 +15,7 @@ _ASIDE = 0.02
 """Metres from the straight line: unsteady hands stay within."""
 
 
-def way_carried(position: np.ndarray) -> str | None:
+def route_carried(position: np.ndarray) -> str | None:
     """ "over": up first, then along; "left", "right": round one side of the straight line; else "direct".
 
     Args:

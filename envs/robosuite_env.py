@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.carrying import WAYS, way_carried
+from envs.carrying import ROUTES, route_carried
 from envs.robosuite_spec import PROPRIOCEPTION, Controller, make_spec
 from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy.env import Expert, Observation, RobotEnv
@@ -39,7 +39,7 @@ class _Suite:
     open_table: bool = False
     """Whether objects are placed at random on a table with room to spare."""
     carried: slice | None = None
-    """Where `object-state` has the position of what is carried, if ways to carry it are told apart."""
+    """Where `object-state` has the position of what is carried, if its routes are told apart."""
 
 
 _TASKS = {
@@ -148,7 +148,7 @@ class RobosuiteEnv(RobotEnv):
         sampler = self._suite.placement_initializer if about.open_table else None
         self._ranges = None if sampler is None else (np.array(sampler.x_range), np.array(sampler.y_range))
         self._carried = about.carried
-        self.routes = () if about.carried is None else WAYS
+        self.routes = () if about.carried is None else ROUTES
         self.reset_options = frozenset() if sampler is None else frozenset({"object_range"})
         cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
         self.robot_spec = make_spec(
@@ -234,17 +234,17 @@ class RobosuiteEnv(RobotEnv):
         return experts.make(self, parse(experts.ExpertConfig, settings, "expert"), seed)
 
     def route(self, episode: Mapping[str, np.ndarray]) -> str | None:
-        """The way the object was carried (see `envs.carrying`).
+        """The route by which the object was carried (see `envs.carrying`).
 
         Args:
             episode: "object-state" `[T, ...]`.
 
         Raises:
-            MissingCapability: a task whose ways nobody tells apart.
+            MissingCapability: a task whose routes nobody tells apart.
         """
         if self._carried is None:
-            raise MissingCapability(f"Nobody tells ways to do {self.config.task} apart.")
-        return way_carried(episode["object-state"][:, self._carried])
+            raise MissingCapability(f"Nobody tells routes of {self.config.task} apart.")
+        return route_carried(episode["object-state"][:, self._carried])
 
     def get_state(self) -> np.ndarray:
         """MuJoCo's integration state and what control, placement and observation remember, float64 `[S]`."""

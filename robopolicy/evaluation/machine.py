@@ -9,11 +9,20 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "commit", "describe", "machine", "print_or_write", "stamp", "versions"]
+__all__ = [
+    "PACKAGES",
+    "commit",
+    "describe",
+    "machine",
+    "print_and_write",
+    "print_or_write",
+    "stamp",
+    "versions",
+]
 
 PACKAGES = (
     "robopolicy", "torch", "numpy", "diffusers", "mujoco", "robosuite", "metaworld", "gymnasium", "zarr",
@@ -89,10 +98,15 @@ def print_or_write(module: str, measure: Callable[[str], Mapping[str, Any]], arg
     """``python -m <module> <run> [<file.json>]``: what is measured of a run, printed and perhaps written."""
     if not 1 <= len(arguments) <= 2:
         raise SystemExit(f"usage: python -m {module} <run> [<file.json>]")
-    text = json.dumps(measure(arguments[0]), indent=1) + "\n"
-    if len(arguments) == 2:
-        Path(arguments[1]).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments[1]).write_text(text)
+    print_and_write(measure(arguments[0]), arguments[1:])
+
+
+def print_and_write(found: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """What was measured, as JSON, to the screen and to files."""
+    text = json.dumps(found, indent=1) + "\n"
+    for path in paths:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
     print(text, end="")
 
 

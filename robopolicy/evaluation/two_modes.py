@@ -6,9 +6,7 @@ entries are near that mode's; every other one is an average that no demonstrator
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +14,12 @@ from torch import Tensor
 
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.windows import Batch
-from robopolicy.evaluation.machine import stamp
+from robopolicy.evaluation.machine import print_and_write, stamp
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import build
 from robopolicy.spec import ActionSpec, ObservationSpec, Spec
 
-__all__ = ["FAMILIES", "main", "two_modes"]
+__all__ = ["FAMILIES", "learn", "main", "two_modes"]
 
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
     "gaussian": ({"name": "gaussian"}, ()),
@@ -52,7 +50,9 @@ def two_modes(
     """Train every family and count what it samples; JSON-ready."""
     rows = []
     for name, (settings, samplers) in FAMILIES.items():
-        trained = [_learn(settings, seed, steps, batch) for seed in seeds]
+        trained = [_make(settings, seed) for seed in seeds]
+        for policy, seed in zip(trained, seeds, strict=True):
+            learn(policy, torch.Generator().manual_seed(seed), steps=steps, batch=batch, rate=1e-3)
         for sampler in samplers or (None,):
             tried = [policy.with_sampler(sampler) if sampler else policy for policy in trained]
             counted = [_count(policy, seed, samples) for policy, seed in zip(tried, seeds, strict=True)]
@@ -60,24 +60,27 @@ def two_modes(
     return {"steps": steps, "batch": batch, "samples": samples, "near": _NEAR, "rows": rows, **stamp()}
 
 
-def _learn(settings: dict[str, Any], seed: int, steps: int, batch: int) -> Policy:
-    """The network's width is 128; its weights are not averaged."""
+def _make(settings: dict[str, Any], seed: int) -> Policy:
+    """With a network of width 128."""
     torch.manual_seed(seed)
     by_itself = settings["name"] in ("gaussian", "gmm")
     size = {"width": 128} if by_itself else {"network": {"name": "mlp", "width": 128}}
     policy: Policy = build("policy", {**settings, **size}, spec=_SPEC, codec=Codec(CodecConfig(), _SPEC))
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(policy.parameters(), 1e-3)
+    return policy
+
+
+def learn(policy: Policy, generator: torch.Generator, *, steps: int, batch: int, rate: float) -> None:
+    """Train a policy on chunks that are 1 or -1 throughout; its weights are not averaged."""
+    optimizer = torch.optim.AdamW(policy.parameters(), rate)
     seen = _observation(policy, batch)
     for _ in range(steps):
         side = torch.where(torch.rand(batch, 1, 1, generator=generator) < 0.5, -1.0, 1.0)
-        chunks = side.expand(batch, policy.pred_horizon, _SPEC.action.size)
-        loss, _ = policy.loss(Batch(observation=seen, action=chunks), generator)
+        chunks = side.expand(batch, policy.pred_horizon, policy.spec.action.size)
+        loss, _ = policy(Batch(observation=seen, action=chunks), generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-    return policy.eval()
 
 
 def _count(policy: Policy, seed: int, samples: int) -> dict[str, float]:
@@ -89,17 +92,15 @@ def _count(policy: Policy, seed: int, samples: int) -> dict[str, float]:
 
 
 def _observation(policy: Policy, batch: int) -> dict[str, Tensor]:
-    return {"state": torch.zeros(batch, policy.obs_horizon, 3)}
+    shapes = policy.spec.observations
+    return {key: torch.zeros(batch, policy.obs_horizon, *o.shape) for key, o in shapes.items()}
 
 
 def main(arguments: list[str]) -> None:
     """Measure and print, or write to a file."""
-    found = json.dumps(two_modes(), indent=1)
-    if arguments:
-        Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments[0]).write_text(found + "\n")
-    else:
-        print(found)
+    if len(arguments) > 1:
+        raise SystemExit("usage: python -m robopolicy.evaluation.two_modes [<file.json>]")
+    print_and_write(two_modes(), arguments)
 
 
 if __name__ == "__main__":

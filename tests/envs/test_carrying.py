@@ -1,4 +1,4 @@
-"""Ways to carry an object are told apart, whatever direction it goes."""
+"""Routes of a carried object are told apart, whatever direction it goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from envs.carrying import WAYS, way_carried
+from envs.carrying import ROUTES, route_carried
 from robopolicy.env import RobotEnv, make_env
 from robopolicy.errors import MissingCapability
 from robopolicy.task import Task
@@ -32,25 +32,25 @@ def path(corners: list[tuple[float, float, float]], turn: float) -> np.ndarray:
     return np.concatenate(lines) @ rotation.T + [0.4, -0.2, 0.83]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("turn", [0.0, 1.0, 2.5, -2.0])
-def test_ways_are_told_apart_in_any_direction(way: str, turn: float) -> None:
-    assert way_carried(path(CORNERS[way], turn)) == way
+def test_routes_are_told_apart_in_any_direction(route: str, turn: float) -> None:
+    assert route_carried(path(CORNERS[route], turn)) == route
 
 
-def test_what_was_not_carried_has_no_way() -> None:
-    assert way_carried(np.zeros((10, 3))) is None
-    assert way_carried(path([(0, 0, 0), (0, 0, 0.1), (0, 0, 0)], 0.0)) is None
+def test_what_was_not_carried_has_no_route() -> None:
+    assert route_carried(np.zeros((10, 3))) is None
+    assert route_carried(path([(0, 0, 0), (0, 0, 0.1), (0, 0, 0)], 0.0)) is None
 
 
 @pytest.mark.sim
 @pytest.mark.parametrize(
-    ("mode", "seed", "ways"),
+    ("mode", "seed", "routes"),
     [("direct", 0, {"direct"}), ("over", 1, {"over"}), ("arc", 2, {"left", "right"})],
 )
-def test_squares_demonstrator_goes_the_way_it_is_told(mode: str, seed: int, ways: set[str]) -> None:
+def test_squares_demonstrator_takes_the_route_it_is_told(mode: str, seed: int, routes: set[str]) -> None:
     env = made("NutAssemblySquare")
-    assert env.routes == WAYS
+    assert env.routes == ROUTES
     observation, _ = env.reset(seed=seed)
     expert, seen = env.expert(seed, {"mode": mode}), []
     for _ in range(400):
@@ -58,10 +58,10 @@ def test_squares_demonstrator_goes_the_way_it_is_told(mode: str, seed: int, ways
         observation, _, _, _, info = env.step(expert.act(observation))
         if info["success"]:
             break
-    assert env.route({"object-state": np.stack(seen)}) in ways
+    assert env.route({"object-state": np.stack(seen)}) in routes
 
 
 @pytest.mark.sim
-def test_a_task_without_ways_says_so() -> None:
+def test_a_task_without_routes_says_so() -> None:
     with pytest.raises(MissingCapability, match="Lift"):
         made("Lift").route({})

@@ -10,6 +10,7 @@ import torch
 
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.windows import Batch
+from robopolicy.evaluation.two_modes import learn
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import build
 from robopolicy.spec import ActionSpec, ObservationSpec, Spec
@@ -52,14 +53,9 @@ def two_modes(batch: int, generator: torch.Generator, seen: Mapping[str, torch.T
 def learn_two_modes(policy: Policy, updates: int = 400, rate: float = 2e-3) -> np.ndarray:
     """Train on `two_modes` and return 256 sampled chunks `[256, 8, 2]`."""
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=rate)
+    learn(policy, generator, steps=updates, batch=256, rate=rate)
     shapes = policy.spec.observations
     seen = {key: torch.zeros(256, policy.obs_horizon, *o.shape) for key, o in shapes.items()}
-    for _ in range(updates):
-        loss, _ = policy(two_modes(256, generator, seen), generator)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
     actions: torch.Tensor = policy.sample(seen, generator=generator).actions
     return actions[:, 0].numpy()
 

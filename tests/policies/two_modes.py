@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.data.windows import Batch
+from robopolicy.evaluation import two_modes
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import build
 from robopolicy.spec import ActionSpec, ObservationSpec, Spec
@@ -53,16 +54,8 @@ def random_batch(count: int, seed: int = 0) -> Batch:
 def learn(policy: Policy, *, steps: int, count: int = 128, rate: float = 2e-3) -> Tensor:
     """Train on chunks that are 1 or -1 throughout, and return 256 sampled ones `[256, 8, 2]`."""
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=rate)
+    two_modes.learn(policy, generator, steps=steps, batch=count, rate=rate)
     seen = {key: torch.zeros(256, *value.shape[1:]) for key, value in observe(1).items()}
-    for _ in range(steps):
-        side = torch.where(torch.rand(count, 1, 1, generator=generator) < 0.5, -1.0, 1.0)
-        batch = Batch(observation={k: v[:count] for k, v in seen.items()}, action=side.expand(count, 8, 2))
-        loss, _ = policy.loss(batch, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
     sampled: Tensor = policy.sample(seen, generator=generator).actions[:, 0]
     return sampled
 
