@@ -43,6 +43,7 @@ __all__ = [
     "list_dir",
     "open_location",
     "put",
+    "sweep",
 ]
 
 CHUNK_BYTES = {"image": 1 << 17, "state": 1 << 20, "meta": 1 << 13}
@@ -87,12 +88,12 @@ def get(store: Store, key: str) -> bytes | None:
 
 
 def list_dir(store: Store, prefix: str) -> list[str]:
-    """Names directly under a prefix."""
+    """Names directly under a prefix, but for the temporary files of local writes."""
 
     async def run() -> list[str]:
         return [name async for name in store.list_dir(prefix)]
 
-    return sorted(sync(run()))
+    return sorted(name for name in sync(run()) if not name.endswith(".partial"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +232,6 @@ class Column:
         self.rows = self.stored_rows = rows
         self._tail, self._grown = None, True
 
-    def sweep(self) -> None:
-        """Remove the temporary files of local writes that were cut off."""
-        if isinstance(self._store, LocalStore):
-            for leftover in (self._store.root / self.name).glob("*.partial"):
-                leftover.unlink()
-
     def missing_chunks(self) -> list[str]:
         """Chunk files the present rows need that are not there: zarr would read them as zeros."""
         expected = self._chunk_keys(0, self.rows)
@@ -314,12 +309,17 @@ def drop_beyond(owned: Mapping[Column, int], what: str, *, repair: bool) -> tupl
             column.rows = rows
             if repair:
                 column.truncate(rows)
-        if repair:
-            column.sweep()
     if dropped:
         listed = ", ".join(map(str, dropped))
         warnings.warn(f"{what}; a writer did not finish, left out: {listed}.", stacklevel=4)
     return tuple(dropped)
+
+
+def sweep(store: Store) -> None:
+    """Remove the temporary files that local writes left, anywhere in the store, when they were cut off."""
+    if isinstance(store, LocalStore):
+        for leftover in store.root.rglob("*.partial"):
+            leftover.unlink()
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> int:

@@ -75,6 +75,19 @@ def assert_holds_with_length(store: EpisodeStore, length: int) -> None:
         np.testing.assert_array_equal(found, expected[key])
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_writing_again_removes_temporary_files(tmp_path: Path, zarr_format: int) -> None:
+    path = tmp_path / "a.zarr"
+    fill(path, 3, zarr_format=zarr_format)
+    folders = [path, *(found for found in path.rglob("*") if found.is_dir())]
+    for folder in folders:
+        (folder / "0.12b648c8e41147f597018856b8160897.partial").write_bytes(b"half a chunk")
+    EpisodeStore.open(path)
+    assert len(list(path.rglob("*.partial"))) == len(folders)
+    assert_holds(EpisodeStore.open(path, "a"), [0, 1, 2])
+    assert not list(path.rglob("*.partial"))
+
+
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
