@@ -28,6 +28,7 @@ print(faults() - before)
     platform.libc_ver()[0] != "glibc",
     reason="glibc alone can be told to keep memory (mallopt); this system has another C library",
 )
+@pytest.mark.slow
 def test_pages_are_not_taken_again_and_again() -> None:
     def faults(told: str) -> int:
         code = WORK.format(told=told)

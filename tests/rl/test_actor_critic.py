@@ -106,7 +106,7 @@ def test_hopeless_states_are_known_to_be_hopeless_early() -> None:
         quick = {"entropy_backup": False, "layer_norm": True, "learning_rate": 3e-3}
         config = learner_config({"preset": "sac", **SMALL, **quick})
         learner = ActorCritic(config, 3, 2, seed=0, value_range=bounds)
-        for update in range(600):
+        for update in range(200):
             learner.update(hopeless, stream(update))
         values[name] = learner.critic(state[:2], hopeless.action[:2]).mean(0).tolist()
     assert values["free"][0] > -2  # as if it were nearly done

@@ -204,6 +204,7 @@ def success(policy: Policy) -> float:
     return sum(done) / len(done)
 
 
+@pytest.mark.slow
 def test_a_cue_is_remembered_beyond_the_history(demonstrations: EpisodeStore) -> None:
     """Six chunks; after the light is out of sight each goes left or right by chance.
 

@@ -157,6 +157,7 @@ def test_floors_keep_targets_at_the_returns(episodes: Path, tmp_path: Path) -> N
         learning.learner.targets(dataclasses.replace(batch, returns=None), torch.Generator())
 
 
+@pytest.mark.slow
 def test_calibration_lifts_values_that_pessimism_pushes_below_the_returns(
     episodes: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +191,7 @@ def corrupted(share: float, seed: int, count: int = 4000) -> Batch:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_riql_learns_what_iql_cannot_from_corrupted_transitions() -> None:
     data, errors = corrupted(0.3, 0, 2000), {}
     truth = corrupted(0.0, 1)
