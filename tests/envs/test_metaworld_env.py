@@ -107,22 +107,6 @@ def test_from_a_state_an_episode_goes_on_exactly() -> None:
         env.set_state(np.zeros(3))
 
 
-@pytest.mark.parametrize("name", ["push-v3", "pick-place-v3", "drawer-open-v3"])
-def test_touch_is_what_the_package_finds(name: str) -> None:
-    env = make(name)
-    inner = env._env  # type: ignore[attr-defined]
-    env.reset(seed=0)
-    expert = env.expert(0, {"noise": 0.0, "pauses": 0.0})
-    found = []
-    for step in range(120):
-        env.step(expert.act({}))
-        for geom in range(inner.model.ngeom) if step % 10 == 9 else ():
-            found.append(inner.touching_object(geom))
-            assert found[-1] == type(inner).touching_object(inner, geom)
-    assert not all(found)
-    assert name != "pick-place-v3" or any(found)
-
-
 def test_the_range_of_objects_and_goal_can_be_widened() -> None:
     env = make("push-v3")
 
