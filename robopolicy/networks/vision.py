@@ -130,7 +130,11 @@ class _Camera(nn.Module):
         self.outlet = nn.Linear(2 * config.keypoints, config.features)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.outlet(spatial_softmax(self.keypoints(self.backbone(frames))))
+        maps = self.keypoints(self.backbone(frames))
+        # Positions differ from one another by less than bfloat16 can tell.
+        with torch.autocast(frames.device.type, enabled=False):
+            features: Tensor = self.outlet(spatial_softmax(maps))
+        return features
 
 
 def spatial_softmax(maps: Tensor) -> Tensor:

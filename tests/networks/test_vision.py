@@ -128,6 +128,12 @@ def test_bfloat16_stays_close() -> None:
     assert (exact - rounded).abs().max() < 0.05
 
 
+def test_positions_are_not_rounded_with_the_convolutions() -> None:
+    encoder = make_encoder(precision="bfloat16").eval()
+    (features, *_) = encoder.pictures(encoded(observation()))
+    assert not torch.equal(features, features.bfloat16().float())
+
+
 def test_everything_is_trained() -> None:
     encoder = make_encoder()
     encoder(encoded(observation())).square().sum().backward()
