@@ -43,7 +43,6 @@ __all__ = [
     "list_dir",
     "open_location",
     "put",
-    "sweep",
 ]
 
 CHUNK_BYTES = {"image": 1 << 17, "state": 1 << 20, "meta": 1 << 13}
@@ -300,8 +299,11 @@ class Column:
         return ""
 
 
-def drop_beyond(owned: Mapping[Column, int], what: str, *, repair: bool) -> tuple[Dropped, ...]:
-    """Leave out the rows of each column beyond those that episodes own, warn, and cut them if `repair`."""
+def drop_beyond(store: Store, owned: Mapping[Column, int], what: str, *, repair: bool) -> tuple[Dropped, ...]:
+    """Leave out the rows of each column beyond those that episodes own, and warn.
+
+    With `repair` they are cut, and what local writes that were cut off have left anywhere is removed.
+    """
     dropped = []
     for column, rows in owned.items():
         if column.rows > rows:
@@ -309,17 +311,13 @@ def drop_beyond(owned: Mapping[Column, int], what: str, *, repair: bool) -> tupl
             column.rows = rows
             if repair:
                 column.truncate(rows)
+    if repair and isinstance(store, LocalStore):
+        for leftover in store.root.rglob("*.partial"):
+            leftover.unlink()
     if dropped:
         listed = ", ".join(map(str, dropped))
         warnings.warn(f"{what}; a writer did not finish, left out: {listed}.", stacklevel=4)
     return tuple(dropped)
-
-
-def sweep(store: Store) -> None:
-    """Remove the temporary files that local writes left, anywhere in the store, when they were cut off."""
-    if isinstance(store, LocalStore):
-        for leftover in store.root.rglob("*.partial"):
-            leftover.unlink()
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> int:

@@ -22,17 +22,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from robopolicy.data.columns import (
-    Column,
-    Dropped,
-    checksum,
-    drop_beyond,
-    get,
-    list_dir,
-    open_location,
-    put,
-    sweep,
-)
+from robopolicy.data.columns import Column, Dropped, checksum, drop_beyond, get, list_dir, open_location, put
 from robopolicy.data.header import Header, read_header
 from robopolicy.data.validation import (
     CHECKED_ROW_BYTES,
@@ -80,9 +70,8 @@ class EpisodeStore:
         self._meta = {n: Column(store, f"meta/{n}", where) for n in list_dir(store, "meta") if n in META}
         check_structure(self._header, self._data, self._rows, where)
         owned = dict.fromkeys(self._data.values(), self._rows) | {c: len(self) for c in self._meta.values()}
-        self.dropped = drop_beyond(owned, f"{where}: {len(self)} episodes are committed", repair=writable)
-        if writable:
-            sweep(store)
+        committed = f"{where}: {len(self)} episodes are committed"
+        self.dropped = drop_beyond(store, owned, committed, repair=writable)
         for column in (*self._data.values(), *self._meta.values()):
             check_files(column, where, strict=self._header.native)
         for key, column in self._data.items():

@@ -11,7 +11,7 @@ from robopolicy.errors import ConfigError, SpecMismatch
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
-pytest.importorskip("metaworld")
+pytest.importorskip("metaworld", reason="Meta-World is the extra robopolicy[metaworld]")
 pytestmark = pytest.mark.sim
 
 
