@@ -252,7 +252,7 @@ def test_sweeps_are_products_in_order(configs: Path) -> None:
             sweep([wrong], configs)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_multirun_goes_on_after_a_failure(configs: Path, tmp_path: Path, jobs: int) -> None:
     script = tmp_path / "job.py"
     script.write_text(

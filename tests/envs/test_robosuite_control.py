@@ -22,7 +22,10 @@ def suite_task(name: str, **config: object) -> Task:
     return Task(name="t", env={"name": "robosuite", "task": name, **config}, horizon=80)
 
 
-@pytest.mark.parametrize("name", ["Lift", "PickPlaceCan", "NutAssemblySquare", "TwoArmLift"])
+@pytest.mark.parametrize(
+    "name",
+    ["Lift", "PickPlaceCan", "NutAssemblySquare", pytest.param("TwoArmLift", marks=pytest.mark.slow)],
+)
 def test_one_step_from_states_of_episodes(name: str) -> None:
     found = check_equality(suite_task(name), states=70, free=0, pairs=0)
     assert found["one_step"]["in_contact"] > 5

@@ -61,6 +61,7 @@ def test_stages_stand_side_by_side_with_the_same_seeds(tmp_path: Path, measured:
     assert (tmp_path / "stages.gif").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_it_is_written_again_only_after_a_stage_was(tmp_path: Path, measured: Evaluation) -> None:
     rows, target = [row("cloned"), row("deployed")], tmp_path / "stages.mp4"
     deployed(tmp_path / "deployed", measured, 0)

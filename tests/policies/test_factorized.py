@@ -116,7 +116,7 @@ def test_two_commands_train_it_and_the_base_never_moves(store: Path, tmp_path: P
     )
 
 
-@pytest.mark.parametrize("composition", ["blocks", "output"])
+@pytest.mark.parametrize("composition", ["blocks", pytest.param("output", marks=pytest.mark.slow)])
 def test_the_residual_learns_what_the_base_cannot_see(tmp_path: Path, composition: str) -> None:
     """Go to the goal, which the base does not observe."""
     policy = factorized(save_base(tmp_path / "base"), composition=composition).train()

@@ -16,6 +16,7 @@ from tests.rl.toy_policy import saved, toy_policy
 from tests.world.toy_world import TASK, random_actor, recorded
 
 
+@pytest.mark.slow
 def test_rounds_learn_from_what_the_refined_policy_did(tmp_path: Path) -> None:
     recorded(tmp_path / "expert.zarr", episodes=10)
     recorded(tmp_path / "random.zarr", random_actor(), episodes=10)
