@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -299,3 +300,18 @@ def test_impossible_sizes_are_refused() -> None:
         with pytest.raises(ConfigError, match="Need lanes >= 1"):
             LaneVectorEnv(toy_task(), lanes, workers=workers, chunk=chunk)
     toy_spec().require(LaneVectorEnv(toy_task(), 1).robot_spec)
+
+
+@register("env", "toy_circular")
+class CircularEnv(ToyEnv):
+    """Refers to itself, as simulators do."""
+
+    def __init__(self, config: ToyConfig, *, task: Any) -> None:
+        super().__init__(config, task=task)
+        self.itself = self
+
+
+def test_closed_environments_leave_the_memory() -> None:
+    envs = LaneVectorEnv(toy_task(env={"name": "toy_circular"}), 10)
+    envs.close()
+    assert not [found for found in gc.get_objects() if isinstance(found, CircularEnv)]

@@ -7,6 +7,7 @@ the same way, because few episodes cannot reach 1 (32 draws from 24 equal routes
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
@@ -112,17 +113,28 @@ def coverage(
         for repetition in range(repetitions):
             for episode in run_episodes(envs, actor_of(repetition), seeds, record=True):
                 found[episode.index].append(env.route(episode.data) if episode.success else None)
-        expert = [[_demonstrate(env, task, seed, r) for r in range(repetitions)] for seed in seeds]
     finally:
         envs.close()
         env.close()
     possible = len(env.routes)
+    expert = _demonstrated(json.dumps(task.to_dict(), sort_keys=True), tuple(seeds), repetitions)
     return Coverage(
         task=task.name,
         possible=possible,
         starts=tuple(_start(seed, routes, possible) for seed, routes in zip(seeds, found, strict=True)),
         expert=tuple(_start(seed, routes, possible) for seed, routes in zip(seeds, expert, strict=True)),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _demonstrated(task: str, seeds: tuple[int, ...], repetitions: int) -> list[list[str | None]]:
+    """The expert's routes, which are the same for every policy that it is compared with."""
+    told = Task.from_dict(json.loads(task))
+    env = make_env(told)
+    try:
+        return [[_demonstrate(env, told, seed, r) for r in range(repetitions)] for seed in seeds]
+    finally:
+        env.close()
 
 
 def _demonstrate(env: RobotEnv, task: Task, seed: int, repetition: int) -> str | None:

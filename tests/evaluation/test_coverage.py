@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs.avoidance_env import AvoidanceEnv
 from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.evaluation.coverage import coverage, entropy
@@ -74,6 +75,19 @@ def test_routes_are_counted_for_each_start(tmp_path: Path) -> None:
     assert found["expert_entropy"] > found["entropy"]
     assert all(len(start["routes"]) > 2 for start in found["expert"])
     assert "2 of 24 routes" in measured.summary()
+
+
+@pytest.mark.sim
+def test_the_expert_is_measured_once_for_all_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    expert = AvoidanceEnv.expert
+    monkeypatch.setattr(AvoidanceEnv, "expert", lambda *a: asked.append(a[1]) or expert(*a))
+    both = [
+        coverage(lambda r, way=way: Detour(way), AVOIDANCE, [21, 22], repetitions=2) for way in (-1.0, 1.0)
+    ]
+    assert len(asked) == 4
+    assert both[0].expert == both[1].expert
+    assert both[0].starts != both[1].starts
 
 
 def test_a_task_without_routes_is_refused() -> None:
