@@ -31,7 +31,8 @@ class VisionConfig(EncoderConfig):
     channels: tuple[int, ...] = (16, 32, 64)
     """Of the small backbone; each layer halves the picture."""
     crop: float = 0.9
-    """Side of the crop as a fraction of the picture's; 1 for none."""
+    """Side of the crop as a fraction of the picture's; 1 for none. Random crops hide where things are in the
+    picture, by a tenth of its side, unless something that stands still is seen beside them."""
     keypoints: int = 32
     features: int = 64
     """Of every camera."""
