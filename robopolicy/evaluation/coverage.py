@@ -127,12 +127,12 @@ def coverage(
 
 
 @functools.lru_cache(maxsize=4)
-def _demonstrated(task: str, seeds: tuple[int, ...], repetitions: int) -> list[list[str | None]]:
+def _demonstrated(task: str, seeds: tuple[int, ...], repetitions: int) -> tuple[tuple[str | None, ...], ...]:
     """The expert's routes, which are the same for every policy that it is compared with."""
     told = Task.from_dict(json.loads(task))
     env = make_env(told)
     try:
-        return [[_demonstrate(env, told, seed, r) for r in range(repetitions)] for seed in seeds]
+        return tuple(tuple(_demonstrate(env, told, seed, r) for r in range(repetitions)) for seed in seeds)
     finally:
         env.close()
 

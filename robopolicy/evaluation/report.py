@@ -26,7 +26,7 @@ CSS = """
 body { margin: 0; background: var(--page); color: var(--ink);
        font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 980px; margin: 0 auto; padding: 40px 20px 72px; }
-h1 { font-size: 26px; margin: 0 0 4px; letter-spacing: -0.01em; }
+h1 { font-size: 26px; margin: 0 0 4px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 h2 { font-size: 17px; margin: 0 0 14px; }
 p { margin: 0 0 10px; } .soft { color: var(--soft); }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
