@@ -1,10 +1,11 @@
-"""Where networks run, and how a CPU multiplies their matrices."""
+"""Where networks run, in which precision, and how a CPU multiplies their matrices."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from robopolicy.errors import ConfigError
 
-__all__ = ["MANY", "choose_device", "onednn_suits", "products_of"]
+__all__ = ["MANY", "bfloat16_suits", "choose_device", "onednn_suits", "products_of", "reduced"]
 
 MANY = 8
 """Rows from which on oneDNN is the faster one for layers of width 512; narrower ones gain from 24 on."""
@@ -36,6 +37,34 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device={name}: torch finds {torch.cuda.device_count()} CUDA devices here.")
     return device
+
+
+def reduced(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, layers run in that precision; where bfloat16 would be slow, in float32, with a warning."""
+    if precision == "bfloat16" and bfloat16_suits(device.type):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@functools.cache
+def bfloat16_suits(kind: str) -> bool:
+    """Whether a device of this kind ("cpu", "cuda") has instructions for bfloat16.
+
+    Without them torch imitates it: on a CPU with AVX2 alone a product takes some forty times as long as in
+    float32. Where a system does not tell, it is believed to have them.
+    """
+    if kind == "cuda":
+        suits = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        words = _cpu_words()
+        suits = kind != "cpu" or not words or not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+    if not suits:
+        warnings.warn(
+            f"precision=bfloat16: this {kind} has no instructions for it, and would be many times slower "
+            "than in float32, which is used instead.",
+            stacklevel=3,
+        )
+    return suits
 
 
 @contextlib.contextmanager
@@ -63,13 +92,18 @@ def onednn_suits() -> bool:
     MKL leaves AVX-512 unused on AMD's CPUs, where oneDNN takes half its time; of the permission to round to
     bfloat16 oneDNN makes use on CPUs with AMX alone. The exactness is measured, not believed.
     """
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].split()
-    except OSError:
-        return False
+    words = _cpu_words()
     if not hasattr(_matmul(), "fp32_precision") or not torch.backends.mkldnn.is_available():
         return False
     return "AuthenticAMD" in words and "avx512f" in words and "amx_bf16" not in words and _exact()
+
+
+def _cpu_words() -> frozenset[str]:
+    """Maker and instruction sets, as Linux names them (empty elsewhere)."""
+    try:
+        return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].split())
+    except OSError:
+        return frozenset()
 
 
 def _exact() -> bool:

@@ -13,6 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _START = time.monotonic()
 
 
+@pytest.fixture
+def rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 wherever it is asked for, however slow it is on this machine."""
+    monkeypatch.setattr("robopolicy.device.bfloat16_suits", lambda kind: True)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--slow-minutes", type=float, help="start no test marked slow after this many minutes (it is skipped)"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robopolicy.device import MANY, choose_device, onednn_suits, products_of
+from robopolicy import device
+from robopolicy.device import MANY, bfloat16_suits, choose_device, onednn_suits, products_of, reduced
 from robopolicy.errors import ConfigError
 
 
@@ -19,6 +20,27 @@ def test_a_gpu_that_is_not_there() -> None:
     count = torch.cuda.device_count()
     with pytest.raises(ConfigError, match=f"torch finds {count} CUDA devices"):
         choose_device(f"cuda:{count}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rounded"),
+    [("avx2", False), ("avx2 avx512f", False), ("avx512_bf16", True), ("amx_bf16", True), ("", True)],
+)
+def test_a_cpu_without_bfloat16_computes_in_float32_and_says_so(
+    flags: str, rounded: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(device, "_cpu_words", lambda: frozenset(flags.split()))
+    bfloat16_suits.cache_clear()
+    layer, x, cpu = torch.nn.Linear(4, 4), torch.ones(1, 4), torch.device("cpu")
+    try:
+        for _ in range(2):
+            with reduced("bfloat16", cpu):
+                assert layer(x).dtype == (torch.bfloat16 if rounded else torch.float32)
+    finally:
+        bfloat16_suits.cache_clear()
+    assert [str(w.message)[:18] for w in recwarn] == ([] if rounded else ["precision=bfloat16"])
+    with reduced("float32", cpu):
+        assert layer(x).dtype == torch.float32
 
 
 def test_products_stay_as_exact_as_float32_is() -> None:

@@ -30,13 +30,15 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, usable cores, memory, whether there is AMX, GPU (if torch is in use), system."""
+    """CPU model, usable cores, memory, whether it has AMX and bfloat16, GPU (if torch is in use), system."""
     cpu = _cpu_lines()
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
     found: dict[str, Any] = {
         "cpu": cpu.get("model name", platform.processor() or platform.machine()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(_memory_bytes() / 2**30, 1),
-        "amx": "amx_bf16" in cpu.get("flags", "").split(),
+        "amx": "amx_bf16" in flags,
+        "bfloat16": not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags),
         "system": platform.platform(terse=True),
         "gpu": None,
     }

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robopolicy.device import reduced
 from robopolicy.errors import ConfigError
 from robopolicy.networks.observation import EncoderConfig, ObservationEncoder
 from robopolicy.registry import register
@@ -86,11 +87,8 @@ class VisionEncoder(ObservationEncoder):
         cropped = random_crop(picture, size) if augment else centre_crop(picture, size)
         frames = cropped.flatten(0, 1).permute(0, 3, 1, 2)
         camera = self.cameras[self.images.index(key)]
-        if self.vision.precision == "float32":
+        with reduced(self.vision.precision, frames.device):
             features = camera(frames)
-        else:
-            with torch.autocast(frames.device.type, torch.bfloat16):
-                features = camera(frames)
         return features.float().view(batch, steps, -1)
 
 

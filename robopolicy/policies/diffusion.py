@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.codecs import Codec
+from robopolicy.device import reduced
 from robopolicy.diffusion.denoiser import (
     Denoiser,
     Prediction,
@@ -86,10 +87,6 @@ class DiffusionPolicy(DenoisingPolicy):
         return estimate
 
     def _network(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        output: Tensor
-        if self.config.precision == "float32":
-            output = self.network(x, level, condition)
-        else:
-            with torch.autocast(x.device.type, torch.bfloat16):
-                output = self.network(x, level, condition)
+        with reduced(self.config.precision, x.device):
+            output: Tensor = self.network(x, level, condition)
         return output

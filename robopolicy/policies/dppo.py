@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robopolicy.codecs import Codec
+from robopolicy.device import reduced
 from robopolicy.diffusion.denoiser import Denoiser, clean_estimate
 from robopolicy.errors import ConfigError
 from robopolicy.policies.diffusion import DiffusionConfig, DiffusionPolicy
@@ -94,6 +95,6 @@ class DPPOPolicy(DiffusionPolicy):
 
     def _base_network(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         assert self.base is not None
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with reduced(self.config.precision, x.device):
             output: Tensor = self.base(x, level, condition)
         return output

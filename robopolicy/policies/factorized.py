@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.device import reduced
 from robopolicy.errors import ConfigError
 from robopolicy.learning.checkpoint import load
 from robopolicy.networks.residual import BlockResidual, OutputResidual
@@ -93,7 +94,7 @@ class FactorizedPolicy(DiffusionPolicy):
         return self
 
     def _network(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with reduced(self.config.precision, x.device):
             output: Tensor = self.network(self.base.network, x, level, condition)
         return output
 

@@ -15,11 +15,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from robopolicy.device import reduced
 from robopolicy.errors import ConfigError
 from robopolicy.networks.critic import CriticEnsemble, SquashedGaussian
 from robopolicy.rl import losses
@@ -234,10 +236,9 @@ class ActorCritic(nn.Module):
             return losses.quantile(values, self.config.quantile)
         return losses.subset_min(values, self.config.subset, generator)
 
-    def cast(self) -> torch.autocast:
+    def cast(self) -> AbstractContextManager[object]:
         """What learning's forward passes run under."""
-        half = self.config.precision == "bfloat16"
-        return torch.autocast(self.log_temperature.device.type, torch.bfloat16, enabled=half)
+        return reduced(self.config.precision, self.log_temperature.device)
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Weights and optimisers, by name."""

@@ -251,6 +251,7 @@ def test_the_actor_may_be_slower_than_its_critics() -> None:
     assert moved[1][1] == moved[0][1]
 
 
+@pytest.mark.usefixtures("rounding")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_half_precision_learns_nearly_the_same_and_keeps_values_whole(preset: str) -> None:
     precise, coarse = make(preset), make(preset, precision="bfloat16")

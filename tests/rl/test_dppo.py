@@ -123,6 +123,7 @@ def test_first_ratios_are_exactly_one_in_float64_on_the_same_batch() -> None:
         assert torch.equal((found - drawn.log_prob[:, s]).exp(), torch.ones_like(found))
 
 
+@pytest.mark.usefixtures("rounding")
 def test_a_base_in_bfloat16_is_refined_in_float32() -> None:
     refiner = make(toy_policy(precision="bfloat16"), critic_warmup=0)
     rollout, _ = refiner.practise()
