@@ -44,7 +44,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         scale, shift = modulation.chunk(2, -1)
-        return x + self.body(self.norm(x) * (1 + scale) + shift)
+        return x.float() + self.body(self.norm(x) * (1 + scale) + shift)
 
 
 @register("network", "mlp")

@@ -93,3 +93,26 @@ def test_the_output_variant_starts_as_the_base_too() -> None:
     assert torch.equal(both(base, *INPUTS, condition), expected)
     nn.init.eye_(both.zero.weight)  # type: ignore[arg-type]
     assert torch.allclose(both(base, *INPUTS, condition), expected + residual(*INPUTS, condition[..., 3:]))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_what_is_added_counts_as_much_on_a_base_of_large_values(precision: torch.dtype) -> None:
+    """A network that normalises its stream gives the same output from one a hundred times as large."""
+    base, both = joined(NETWORKS[0])
+    for layer in both.zero:
+        nn.init.normal_(layer.weight, std=0.05)  # type: ignore[arg-type]
+    seen = torch.randn(2, 3, 2, 8)
+    seen[1, ..., :3] = seen[0, ..., :3]  # the base sees the same in both
+
+    def correction() -> torch.Tensor:
+        with torch.autocast("cpu", precision, enabled=precision is torch.bfloat16):
+            first, second = (both(base, *INPUTS, condition) for condition in seen)
+        return (second - first).detach()
+
+    usual = correction()
+    for layer in [base.inlet, *(block.body[-1] for block in base.blocks)]:  # type: ignore[union-attr]
+        for parameter in layer.parameters():  # type: ignore[union-attr]
+            parameter.data *= 100
+    assert float(usual.abs().max()) > 0.01
+    tolerance = 1e-4 if precision is torch.float32 else 0.03
+    assert float((correction() - usual).abs().max()) < tolerance
