@@ -82,7 +82,7 @@ class BlockResidual(nn.Module):
                 f"{type(residual).__name__} {len(ours)}: one is added to each. Choose the base's network."
             )
         self.axis = 1 if theirs[0].is_convolution else -1
-        self.zero = nn.ModuleList(_zero_layer(a, b.width) for a, b in zip(ours, theirs, strict=True))
+        self.additions = nn.ModuleList(_zero_layer(a, b.width) for a, b in zip(ours, theirs, strict=True))
         inputs = torch.zeros(1, horizon, sizes[0]), torch.zeros(1), torch.zeros(1, obs_horizon, sizes[2])
         used = torch.autograd.grad(
             sum(feature.sum() for feature in self._features(*inputs)),  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ class BlockResidual(nn.Module):
         known, seen = condition.split(self.sizes, -1)
         features = self._features(x, level, seen)
         with _at_blocks(
-            base, lambda i, output: output + _size(output, self.axis) * self.zero[i](features[i])
+            base, lambda i, output: output + _size(output, self.axis) * self.additions[i](features[i])
         ):
             result: Tensor = base(x, level, known)
         return result

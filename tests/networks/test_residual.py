@@ -40,7 +40,7 @@ def test_it_starts_as_the_base_bit_for_bit_and_every_block_can_change_it(config:
     condition = torch.randn(3, 2, 8)
     expected = base(*INPUTS, condition[..., :3])
     assert torch.equal(both(base, *INPUTS, condition), expected)
-    for layer in both.zero:
+    for layer in both.additions:
         nn.init.normal_(layer.weight, std=0.1)  # type: ignore[arg-type]
         assert not torch.allclose(both(base, *INPUTS, condition), expected, atol=1e-5)
         nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
@@ -60,8 +60,8 @@ def test_the_zero_layers_move_first_and_then_every_trainable_weight(config: dict
         return {name: float(p.grad.abs().max()) for name, p in trained}  # type: ignore[union-attr]
 
     at_first = gradients()
-    assert all((size > 0) == name.startswith("zero.") for name, size in at_first.items())
-    for layer in both.zero:
+    assert all((size > 0) == name.startswith("additions.") for name, size in at_first.items())
+    for layer in both.additions:
         nn.init.normal_(layer.weight, std=0.1)  # type: ignore[arg-type]
     later = gradients()
     assert all(size > 0 for name, size in later.items() if not name.endswith("key_value.bias"))
@@ -70,7 +70,13 @@ def test_the_zero_layers_move_first_and_then_every_trainable_weight(config: dict
 
 def test_in_a_unet_every_level_and_the_middle_are_joined() -> None:
     base, both = joined(NETWORKS[1])
-    assert [layer.weight.shape[:2] for layer in both.zero] == [(8, 8), (16, 16), (16, 16), (16, 16), (8, 8)]  # type: ignore[index]
+    assert [layer.weight.shape[:2] for layer in both.additions] == [
+        (8, 8),
+        (16, 16),
+        (16, 16),
+        (16, 16),
+        (8, 8),
+    ]  # type: ignore[index]
     assert len(blocks(base)) == 5
 
 
@@ -99,7 +105,7 @@ def test_the_output_variant_starts_as_the_base_too() -> None:
 def test_what_is_added_counts_as_much_on_a_base_of_large_values(precision: torch.dtype) -> None:
     """A network that normalises its stream gives the same output from one a hundred times as large."""
     base, both = joined(NETWORKS[0])
-    for layer in both.zero:
+    for layer in both.additions:
         nn.init.normal_(layer.weight, std=0.05)  # type: ignore[arg-type]
     seen = torch.randn(2, 3, 2, 8)
     seen[1, ..., :3] = seen[0, ..., :3]  # the base sees the same in both
