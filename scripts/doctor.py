@@ -114,7 +114,7 @@ def check_torch() -> None:
     flags = cpu_flags()
     if flags:
         fast = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
-        note = "fast" if "amx_bf16" in fast or "avx512_bf16" in fast else "not faster than float32"
+        note = "fast" if {"amx_bf16", "avx512_bf16"} & set(fast) else "not there, float32 is used instead"
         report("ok", "CPU", f"{', '.join(fast) or 'no AVX2'}; bfloat16 is {note}")
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)

@@ -13,7 +13,7 @@ from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
-from robopolicy.device import onednn_suits, products_of
+from robopolicy.device import bfloat16_suits, onednn_suits, products_of
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer
@@ -98,10 +98,11 @@ def trainer(network: str, precision: str, data: Path, directory: Path, device: s
 def training(
     networks: Sequence[str], data: Path, directory: Path, *, device: str, seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Samples a second of the training step, and how it divides; where products are oneDNN's (see
-    `onednn_suits`), by MKL's beside them.
+    """Samples a second of the training step, and how it divides; in bfloat16 where there is such a thing, and
+    where products are oneDNN's (see `onednn_suits`), by MKL's beside them.
     """
-    precisions = [*PRECISIONS, *([BY_MKL] if device == "cpu" and onednn_suits() else [])]
+    fast = PRECISIONS if bfloat16_suits(torch.device(device).type) else PRECISIONS[:1]
+    precisions = [*fast, *([BY_MKL] if device == "cpu" and onednn_suits() else [])]
     trainers = {
         (network, precision): trainer(network, precision, data, directory, device)
         for network in networks
