@@ -1,9 +1,7 @@
 """A residual network on top of a frozen one, joined by layers that start at zero (FDP, arXiv 2509.16830).
 
 The frozen base reads the first part of the condition, the residual the rest. Whatever the residual holds, the
-sum equals the base bit for bit until the zero layers have moved. What is added to a block's output is in its
-units, its root mean square (our deviation): a long trained base may have values of a hundred between its
-blocks, beside which an addition of one is lost.
+sum equals the base bit for bit until the zero layers have moved.
 """
 
 from __future__ import annotations
@@ -81,8 +79,7 @@ class BlockResidual(nn.Module):
                 f"The base's {type(base).__name__} has {len(theirs)} blocks, the residual's "
                 f"{type(residual).__name__} {len(ours)}: one is added to each. Choose the base's network."
             )
-        self.axis = 1 if theirs[0].is_convolution else -1
-        self.additions = nn.ModuleList(_zero_layer(a, b.width) for a, b in zip(ours, theirs, strict=True))
+        self.zero = nn.ModuleList(_zero_layer(a, b.width) for a, b in zip(ours, theirs, strict=True))
         inputs = torch.zeros(1, horizon, sizes[0]), torch.zeros(1), torch.zeros(1, obs_horizon, sizes[2])
         used = torch.autograd.grad(
             sum(feature.sum() for feature in self._features(*inputs)),  # type: ignore[arg-type]
@@ -96,9 +93,7 @@ class BlockResidual(nn.Module):
         """`[B, Tp, Dz]`, `[B]`, `[B, To, base's + residual's size]` -> `[B, Tp, Dz]`."""
         known, seen = condition.split(self.sizes, -1)
         features = self._features(x, level, seen)
-        with _at_blocks(
-            base, lambda i, output: output + _size(output, self.axis) * self.additions[i](features[i])
-        ):
+        with _at_blocks(base, lambda i, output: output + self.zero[i](features[i])):
             result: Tensor = base(x, level, known)
         return result
 
@@ -122,11 +117,6 @@ class OutputResidual(nn.Module):
         known, seen = condition.split(self.sizes, -1)
         result: Tensor = base(x, level, known) + self.zero(self.residual(x, level, seen))
         return result
-
-
-def _size(output: Tensor, axis: int) -> Tensor:
-    """Root mean square over the width of what the base has there."""
-    return output.detach().float().square().mean(axis, keepdim=True).sqrt()
 
 
 def _zero_layer(block: Block, width: int) -> nn.Module:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from robopolicy.networks import unet1d
 from robopolicy.networks.mish import Mish
+from robopolicy.networks.mlp import MLP, MLPConfig
 from robopolicy.networks.unet1d import UNet1D, UNet1DConfig, matrix_convolution
 
 
@@ -89,3 +90,19 @@ def test_mish_accepts_any_layout_of_the_gradient() -> None:
     (expected,) = torch.autograd.grad(Mish()(x), x, torch.ones(4, 6))
     (found,) = torch.autograd.grad(Mish()(x), x, torch.ones(6, 4).t())
     torch.testing.assert_close(found, expected)
+
+
+def test_the_stream_of_an_mlp_in_bfloat16_loses_no_small_addition() -> None:
+    """A long trained MLP has values of a hundred between its blocks; bfloat16 tells 100 from 100.2 no more."""
+    torch.manual_seed(0)
+    network = MLP(MLPConfig(width=16, blocks=2), action_size=2, horizon=4, obs_horizon=1, condition_size=3)
+    streams: list[torch.Tensor] = []
+    network.inlet.register_forward_hook(lambda module, inputs, output: output + 100)
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, inputs, output: streams.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(5, 4, 2), torch.rand(5), torch.randn(5, 1, 3))
+    first, second = streams
+    added = second - first
+    assert 0 < added.abs().max() < 1
+    assert not torch.equal(second, second.bfloat16().float())
