@@ -93,7 +93,7 @@ def test_mish_accepts_any_layout_of_the_gradient() -> None:
 
 
 def test_the_stream_of_an_mlp_in_bfloat16_loses_no_small_addition() -> None:
-    """A long trained MLP has values of a hundred between its blocks; bfloat16 tells 100 from 100.2 no more."""
+    """A long trained MLP has values of a hundred between its blocks; to bfloat16 100.2 is 100."""
     torch.manual_seed(0)
     network = MLP(MLPConfig(width=16, blocks=2), action_size=2, horizon=4, obs_horizon=1, condition_size=3)
     streams: list[torch.Tensor] = []
