@@ -169,7 +169,7 @@ class Plan:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """A plan from its yaml.
+    """A plan from its yaml; lists of words may hold lists, those that rows share by alias.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or has unknown or missing keys.
@@ -180,7 +180,17 @@ def read_plan(path: str | Path) -> Plan:
         values = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
-    return parse(Plan, values or {}, str(path))
+    return parse(Plan, _flat(values or {}), str(path))
+
+
+def _flat(value: Any) -> Any:
+    """Mappings and lists without lists directly inside of lists."""
+    if isinstance(value, Mapping):
+        return {key: _flat(inner) for key, inner in value.items()}
+    if not isinstance(value, list):
+        return value
+    parts = [_flat(inner) for inner in value]
+    return [word for part in parts for word in (part if isinstance(part, list) else [part])]
 
 
 def write_result(

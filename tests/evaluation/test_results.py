@@ -59,6 +59,21 @@ def test_a_plan_lists_each_cell_once_in_order(tmp_path: Path) -> None:
     assert str(cells[0].file) == "lift/diffusion/n200/seed0.json"
 
 
+def test_rows_share_words_by_alias(tmp_path: Path) -> None:
+    plan = """
+sections:
+  - title: x
+    rows:
+      - &first
+        {task: [lift], policy: diffusion, demonstrations: [2], seeds: [0], settings: [&all [a=1, b=2], c=3],
+         evaluations: {"": [], noisy: [[perturb=noise], perturb.level=1]}}
+      - {<<: *first, variant: other, settings: [*all, "d=[4,5]"]}
+"""
+    cells = read_plan(_plan(tmp_path, plan)).cells()
+    assert [c.settings for c in cells] == [("a=1", "b=2", "c=3")] * 2 + [("a=1", "b=2", "d=[4,5]")] * 2
+    assert cells[1].evaluation_settings == ("perturb=noise", "perturb.level=1")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
