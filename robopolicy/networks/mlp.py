@@ -44,7 +44,12 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         scale, shift = modulation.chunk(2, -1)
-        return x.float() + self.body(self.norm(x) * (1 + scale) + shift)
+        return _whole(x) + self.body(self.norm(x) * (1 + scale) + shift)
+
+
+def _whole(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @register("network", "mlp")

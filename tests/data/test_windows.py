@@ -69,7 +69,7 @@ def slow_window(store: EpisodeStore, episode: int, t: int, to: int, tp: int, pad
     padding=st.sampled_from(["hold", "zero", "mask"]),
     data=st.data(),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_windows_equal_the_slow_reference(
     lengths: list[int], to: int, ta: int, spare: int, padding: Any, data: st.DataObject
 ) -> None:

@@ -42,6 +42,7 @@ def deployed(directory: Path, measured: Evaluation, index: int) -> None:
     write_mp4(directory / f"episode_{seen.seed}.mp4", iter(labelled(pictures, seen)), fps=20)
 
 
+@pytest.mark.slow
 def test_stages_stand_side_by_side_with_the_same_seeds(tmp_path: Path, measured: Evaluation) -> None:
     assert filmed_seeds(tmp_path / "cloned") == [FIRST, FIRST + 1, FIRST + 2]
     deployed(tmp_path / "deployed", measured, 1)

@@ -310,6 +310,7 @@ def test_a_loss_that_is_not_finite_names_the_culprit() -> None:
         refiner.update(rollout)
 
 
+@pytest.mark.slow
 def test_it_makes_an_unreliable_clone_reliable() -> None:
     task = toy_task(horizon=16, env={"speed": 0.2, "reach": 0.06}, noise=0.3)
     base = cloned_policy(task, episodes=12, updates=60)

@@ -104,6 +104,7 @@ def test_several_chunks_are_each_the_best_of_their_own_candidates() -> None:
     assert len(np.unique(found.actions[0, :, 0, 0])) == 7
 
 
+@pytest.mark.slow
 def test_choosing_by_a_good_value_helps_and_choosing_any_does_not() -> None:
     base = astray(bias=0.1, spread=0.6)
     rates = {

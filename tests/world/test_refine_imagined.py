@@ -47,6 +47,7 @@ def weights(policy: Policy) -> torch.Tensor:
     return torch.cat([p.flatten() for p in policy.parameters()])
 
 
+@pytest.mark.slow
 def test_a_run_in_imagination_resumes_bit_for_bit(base: Path, trained: WorldTraining, tmp_path: Path) -> None:
     world = trained.directory
     whole = refinement(base, world, tmp_path / "whole").run()

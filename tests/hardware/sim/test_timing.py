@@ -41,6 +41,7 @@ def test_nothing_to_time_is_said() -> None:
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_the_loop_runs_on_the_wire() -> None:
     figures = drive(free_network(), 1.0)
     assert figures["rejected"] == 0
