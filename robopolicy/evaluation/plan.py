@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
     stores: dict[tuple[str, ...], int] = {}
     for cell in plan.cells():
         stores[_store(cell)] = max(stores.get(_store(cell), 0), cell.demonstrations)
+    runs = {_directory(cell): cell for cell in plan.cells() if not cell.method}
     for cell in cells:
         target = Path(config.results) / cell.file
         if target.exists() or time.monotonic() - started > config.hours * 3600:
@@ -59,6 +61,8 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
             if not mine or target.exists():
                 continue
             print(f"{cell.file} ({' '.join(cell.settings)})", flush=True)
+            for base in (runs[path] for path in _named(cell) if path in runs):
+                _train(base, stores[_store(base)], config)
             _run(cell, stores[_store(cell)], target, config)
             done += 1
     return done, sum(not (Path(config.results) / cell.file).exists() for cell in cells)
@@ -67,6 +71,17 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
 def _store(cell: Cell) -> tuple[str, ...]:
     """What cells that are trained from one store have in common."""
     return cell.task, *(word for word in cell.settings if word.startswith("data="))
+
+
+def _directory(cell: Cell) -> str:
+    """Where the cell's policy is trained, as other rows name it."""
+    return f"outputs/{cell.task}/{cell.policy}/{cell.variant}n{cell.demonstrations}/seed{cell.seed}"
+
+
+def _named(cell: Cell) -> list[str]:
+    """Runs that a cell's words name: FDP's base, policies that are added."""
+    words = " ".join((*cell.settings, *cell.evaluation_settings)).replace("${task.name}", cell.task)
+    return re.findall(r"outputs/[\w./-]+", _filled(words, cell))
 
 
 def _run(cell: Cell, demonstrations: int, target: Path, config: RunPlanConfig) -> None:

@@ -66,6 +66,22 @@ def test_the_same_weights_are_evaluated_in_several_ways(
     assert "| lift | diffusion, short | 2 |" in (tmp_path / "results.md").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.sim
+def test_a_base_that_is_not_there_is_trained_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"task": ["lift"], "policy": "diffusion", "demonstrations": [2], "seeds": [0]}
+    base = {**row, "variant": "hand", "settings": [*SETTINGS, "observations=[robot0_eef_pos]"]}
+    named = "policy.base=outputs/${task.name}/diffusion/handn${demonstrations}/seed${seed}"
+    joint = {**row, "policy": "factorized", "settings": [*SETTINGS, named]}
+    sections = [{"title": "Tiny", "rows": [base, joint]}]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"sections": sections}))
+    config = RunPlanConfig(plan="plan.yaml", results="results", only="factorized", episodes=2, lanes=2)
+    assert run_plan(config) == (1, 0)
+    assert [cell.policy for cell in read_results("results")] == ["factorized"]
+    assert (tmp_path / "outputs/lift/diffusion/handn2/seed0/checkpoints").is_dir()
+
+
 def test_what_a_policy_recorded_is_taken_as_it_is(tmp_path: Path) -> None:
     from robopolicy.evaluation.plan import _recorded
 
