@@ -7,11 +7,11 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from robopolicy.cpu import BFLOAT16, cpu_flags, cpu_lines
 from robopolicy.errors import ConfigError
 
 __all__ = ["MANY", "bfloat16_suits", "choose_device", "onednn_suits", "products_of", "reduced"]
@@ -50,14 +50,14 @@ def reduced(precision: str, device: torch.device) -> contextlib.AbstractContextM
 def bfloat16_suits(kind: str) -> bool:
     """Whether a device of this kind ("cpu", "cuda") has instructions for bfloat16.
 
-    Without them torch imitates it: on a CPU with AVX2 alone a product takes some forty times as long as in
-    float32. Where a system does not tell, it is believed to have them.
+    Without them torch imitates it, and a product takes many times as long as in float32. Where a system does
+    not tell, it is believed to have them.
     """
     if kind == "cuda":
         suits = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        words = _cpu_words()
-        suits = kind != "cpu" or not words or not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+        flags = cpu_flags()
+        suits = kind != "cpu" or not flags or not flags.isdisjoint(BFLOAT16)
     if not suits:
         warnings.warn(
             f"precision=bfloat16: this {kind} has no instructions for it, and would be many times slower "
@@ -92,18 +92,11 @@ def onednn_suits() -> bool:
     MKL leaves AVX-512 unused on AMD's CPUs, where oneDNN takes half its time; of the permission to round to
     bfloat16 oneDNN makes use on CPUs with AMX alone. The exactness is measured, not believed.
     """
-    words = _cpu_words()
     if not hasattr(_matmul(), "fp32_precision") or not torch.backends.mkldnn.is_available():
         return False
-    return "AuthenticAMD" in words and "avx512f" in words and "amx_bf16" not in words and _exact()
-
-
-def _cpu_words() -> frozenset[str]:
-    """Maker and instruction sets, as Linux names them (empty elsewhere)."""
-    try:
-        return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].split())
-    except OSError:
-        return frozenset()
+    flags = cpu_flags()
+    amd = cpu_lines().get("vendor_id") == "AuthenticAMD"
+    return amd and "avx512f" in flags and "amx_bf16" not in flags and _exact()
 
 
 def _exact() -> bool:

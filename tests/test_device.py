@@ -29,7 +29,7 @@ def test_a_gpu_that_is_not_there() -> None:
 def test_a_cpu_without_bfloat16_computes_in_float32_and_says_so(
     flags: str, rounded: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    monkeypatch.setattr(device, "_cpu_words", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags.split()))
     bfloat16_suits.cache_clear()
     layer, x, cpu = torch.nn.Linear(4, 4), torch.ones(1, 4), torch.device("cpu")
     try:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robopolicy.cpu import BFLOAT16, cpu_flags, cpu_lines
+
 __all__ = [
     "PACKAGES",
     "commit",
@@ -31,14 +33,13 @@ PACKAGES = (
 
 def machine() -> dict[str, Any]:
     """CPU model, usable cores, memory, whether it has AMX and bfloat16, GPU (if torch is in use), system."""
-    cpu = _cpu_lines()
-    flags = cpu.get("flags", cpu.get("Features", "")).split()
+    flags = cpu_flags()
     found: dict[str, Any] = {
-        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
+        "cpu": cpu_lines().get("model name", platform.processor() or platform.machine()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(_memory_bytes() / 2**30, 1),
         "amx": "amx_bf16" in flags,
-        "bfloat16": not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags),
+        "bfloat16": not flags.isdisjoint(BFLOAT16),
         "system": platform.platform(terse=True),
         "gpu": None,
     }
@@ -110,14 +111,6 @@ def print_and_write(found: Mapping[str, Any], paths: Sequence[str]) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text)
     print(text, end="")
-
-
-def _cpu_lines() -> dict[str, str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _memory_bytes() -> int:

@@ -75,7 +75,12 @@ def _store(cell: Cell) -> tuple[str, ...]:
 
 def _directory(cell: Cell) -> str:
     """Where the cell's policy is trained, as other rows name it."""
-    return f"outputs/{cell.task}/{cell.policy}/{cell.variant}n{cell.demonstrations}/seed{cell.seed}"
+    return f"outputs/{cell.task}/{cell.policy}/{_name(cell)}/seed{cell.seed}"
+
+
+def _name(cell: Cell) -> str:
+    """The run's name: its settings and the number of demonstrations."""
+    return f"{cell.variant}n{cell.demonstrations}"
 
 
 def _named(cell: Cell) -> list[str]:
@@ -163,7 +168,7 @@ def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[Trai
         f"policy={cell.policy}",
         *cell.settings,
         f"seed={cell.seed}",
-        f"name={cell.variant}n{cell.demonstrations}",
+        f"name={_name(cell)}",
         f"demonstrations={cell.demonstrations}",
         "validation=0",
         f"device={config.device}",
