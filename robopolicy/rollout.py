@@ -292,10 +292,17 @@ class PolicyActor:
                 f"action_horizon {self.action_horizon} needs pred_horizon >= obs_horizon - 1 + action_horizon"
                 f" = {self.obs_horizon - 1 + self.action_horizon}, the policy has {policy.pred_horizon}."
             )
+        if policy.planner is not None and self.action_horizon != 1:
+            raise ConfigError(
+                f"{type(policy).__name__} corrects every action from what is seen then: action_horizon must "
+                f"be 1, got {self.action_horizon}. How long its base's chunk is used is the base's "
+                f"({policy.planner.action_horizon})."
+            )
         self._generators: list[torch.Generator] = []
+        self._plan, self._made = np.zeros((0, 1, 1), np.float32), np.zeros(0, np.int64)
 
     def act(self, view: LaneView) -> np.ndarray:
-        """The executed rows of one sample, `[B, Ta, Da]`."""
+        """The executed rows of one sample, `[B, Ta, Da]`; of a policy with a planner `[B, 1, Da]`."""
         import torch
 
         while len(self._generators) < len(view.seeds):
@@ -306,7 +313,34 @@ class PolicyActor:
             key: [view.instruction] * len(view.seeds) if key in self._texts else view.observation[key]
             for key in self.policy.spec.observations
         }
-        generators = self._generators[: len(view.seeds)]
-        sample = self.policy.sample(observation, generator=generators, executed=view.executed)
-        start = self.obs_horizon - 1
-        return np.asarray(sample.actions[:, 0, start : start + self.action_horizon], np.float32)
+        if self.policy.planner is not None:
+            planned = self._planned(self.policy.planner, view, observation)
+            return np.asarray(self.policy.adjust(observation, planned).cpu(), np.float32)[:, None]
+        chunk = self._sampled(self.policy, np.arange(len(view.seeds)), view, observation)
+        return chunk[:, : self.action_horizon]
+
+    def _sampled(
+        self, policy: Policy, lanes: np.ndarray, view: LaneView, observation: dict[str, Any]
+    ) -> np.ndarray:
+        """The rows of a sample from now on, for some lanes."""
+        generators = [self._generators[lane] for lane in lanes]
+        executed = None if view.executed is None else view.executed[lanes]
+        sample = policy.sample(observation, generator=generators, executed=executed)
+        return np.asarray(sample.actions[:, 0, self.obs_horizon - 1 :], np.float32)
+
+    def _planned(self, planner: Policy, view: LaneView, observation: dict[str, Any]) -> np.ndarray:
+        """Each lane's action `[B, Da]` of the planner's chunk, which is asked anew once that is used up."""
+        count, horizon = len(view.seeds), planner.action_horizon
+        if len(self._made) != count:
+            self._made = np.full(count, -horizon)
+            self._plan = np.zeros((count, horizon, planner.spec.action.size), np.float32)
+        row = view.time - self._made
+        lanes = np.flatnonzero((view.time == 0) | (row < 0) | (row >= horizon))
+        if len(lanes):
+            asked = {
+                key: [value[lane] for lane in lanes] if key in self._texts else value[lanes]
+                for key, value in observation.items()
+            }
+            self._plan[lanes] = self._sampled(planner, lanes, view, asked)[:, :horizon]
+            self._made[lanes] = view.time[lanes]
+        return self._plan[np.arange(count), view.time - self._made]

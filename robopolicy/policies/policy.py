@@ -164,10 +164,7 @@ class Policy(Model, abc.ABC):
         started = time.perf_counter()
         is_numpy = not any(isinstance(value, Tensor) for value in observation.values())
         batch = self._check(observation)
-        raw = {
-            k: self.tokens(v) if k in self.codec.texts else torch.as_tensor(v, device=self.device)
-            for k, v in observation.items()
-        }
+        raw = self.tensors_of(observation)
         if noise is None:
             latent = draw((batch, n, *self.noise_shape), generator, self.device)
         else:
@@ -194,6 +191,26 @@ class Policy(Model, abc.ABC):
             results = {k: None if v is None else v.cpu().numpy() for k, v in results.items()}
         return Sample(**results, timing={"sample": time.perf_counter() - started}, calls=made.calls)
 
+    @property
+    def planner(self) -> Policy | None:
+        """Whose chunk stays while this policy corrects its actions one by one, if that is what it does.
+
+        Such a policy executes one action of what it samples itself; who keeps an episode's chunk can have
+        the planner's for as long as the planner executes it, and `adjust` each of its actions.
+        """
+        return None
+
+    def adjust(self, observation: Mapping[str, Any], planned: Any) -> Tensor:
+        """What to execute now, `[B, Da]`, where the planner's chunk has `planned` `[B, Da]`.
+
+        Args:
+            observation: of this step, as for `sample`.
+
+        Raises:
+            MissingCapability: this policy has no planner.
+        """
+        raise MissingCapability(f"{type(self).__name__} plans its own actions; there is nothing to adjust.")
+
     def with_sampler(self, sampler: Mapping[str, Any]) -> Self:
         """A policy with the same weights, shared with this one, and another sampler.
 
@@ -213,6 +230,13 @@ class Policy(Model, abc.ABC):
         for value in found.values():
             loss = loss + value
         return loss, {**logs, **found}
+
+    def tensors_of(self, observation: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A raw observation where the policy is, with tokens for its texts."""
+        return {
+            key: self.tokens(value) if key in self.codec.texts else torch.as_tensor(value, device=self.device)
+            for key, value in observation.items()
+        }
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """What stands for B texts in the observations: `[B, ...]`."""

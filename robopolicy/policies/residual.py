@@ -1,4 +1,4 @@
-"""A frozen policy and a small learned correction of its actions (after ResiP, Ankile et al. 2024)."""
+"""A frozen policy and a small learned correction of each of its actions (ResiP, Ankile et al. 2024)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.codecs import Codec
+from robopolicy.data.windows import check_horizons
 from robopolicy.errors import ConfigError
 from robopolicy.networks.critic import SquashedGaussian
 from robopolicy.networks.observation import StateEncoder
@@ -29,7 +30,7 @@ class ResidualConfig:
     scale: float = 0.1
     """Largest correction, relative to half the range of the (encoded) data."""
     action_horizon: int | None = None
-    """Actions executed before the base is asked again, its own by default. 1 closes the loop."""
+    """Actions of the base's chunk that are used before it is asked again, its own by default."""
     hidden: tuple[int, ...] = (256, 256)
     layer_norm: bool = True
 
@@ -40,20 +41,20 @@ class ResidualConfig:
 
 @register("policy", "residual")
 class ResidualPolicy(Policy):
-    """Adds ``scale * tanh(...)`` to the executed rows of the base's encoded chunk.
+    """Adds ``scale * tanh(...)`` to every encoded action of the base, from what is observed at its step.
 
-    The correction sees the observation and those rows, and begins at zero: an untrained residual policy acts
-    as its base, bit for bit. Forwarded of the base's capabilities: noise (it is the base's latent).
+    The correction sees the observation and the base's action, and begins at zero: an untrained residual
+    policy acts as its base, bit for bit. The base (`planner`) is asked for a chunk and the chunk is corrected
+    action by action; a chunk sampled here is the base's with the action of now corrected, and no other is
+    meant to be executed. Forwarded of the base's capabilities: noise (it is the base's latent).
     """
 
     def __init__(self, config: ResidualConfig, *, spec: Spec, codec: Codec) -> None:
         base: Policy = build("policy", config.base, spec=spec, codec=copy.deepcopy(codec))
+        base.action_horizon = config.action_horizon or base.action_horizon
+        check_horizons(base.obs_horizon, base.pred_horizon, base.action_horizon)
         super().__init__(
-            spec,
-            codec,
-            obs_horizon=base.obs_horizon,
-            pred_horizon=base.pred_horizon,
-            action_horizon=config.action_horizon or base.action_horizon,
+            spec, codec, obs_horizon=base.obs_horizon, pred_horizon=base.pred_horizon, action_horizon=1
         )
         self.config = config
         self.capabilities = base.capabilities & {"noise"}  # type: ignore[misc]
@@ -61,7 +62,7 @@ class ResidualPolicy(Policy):
         self.encoder = StateEncoder(spec)
         self.actor = SquashedGaussian(
             self.state_size,
-            self.action_size,
+            self.codec.action_size,
             config.hidden,
             layer_norm=config.layer_norm,
             initial_log_std=-1.0,
@@ -69,47 +70,56 @@ class ResidualPolicy(Policy):
         )
 
     @property
-    def state_size(self) -> int:
-        """Ds, what the actor sees: the observation and the base's rows."""
-        return self.obs_horizon * self.encoder.size + self.action_size
+    def planner(self) -> Policy:
+        """The base."""
+        return self.base
 
     @property
-    def action_size(self) -> int:
-        """Ta * Dz, what the actor decides."""
-        return self.action_horizon * self.codec.action_size
+    def state_size(self) -> int:
+        """Ds, what the actor sees: the observation and the base's action."""
+        return self.obs_horizon * self.encoder.size + self.codec.action_size
 
     @property
     def noise_shape(self) -> tuple[int, int]:
         """The base's."""
         return self.base.noise_shape
 
-    @property
-    def executed(self) -> slice:
-        """The rows of a chunk that are executed, and corrected."""
-        return slice(self.obs_horizon - 1, self.obs_horizon - 1 + self.action_horizon)
-
     def state(self, observation: dict[str, Tensor], code: Tensor) -> Tensor:
-        """`[N, Ds]` from raw observations `[N, To, ...]` and the base's encoded chunks `[N, Tp, Dz]`."""
+        """`[N, Ds]` from raw observations `[N, To, ...]` and the base's encoded actions `[N, Dz]`."""
         encoded: Tensor = self.encoder(self.codec.encode_observation(observation))
-        return torch.cat([encoded.flatten(1), code[:, self.executed].flatten(1)], -1)
+        return torch.cat([encoded.flatten(1), code], -1)
 
-    def correct(self, code: Tensor, squashed: Tensor) -> Tensor:
-        """Encoded chunks `[N, Tp, Dz]` with corrections `[N, Ta * Dz]` in (-1, 1) added."""
-        corrected = code.clone()
-        corrected[:, self.executed] += self._reach() * squashed.view(len(code), self.action_horizon, -1)
-        return corrected
+    def encode(self, planned: Tensor, observation: dict[str, Tensor]) -> Tensor:
+        """Actions `[N, Da]` of one step, encoded as seen from there, `[N, Dz]`."""
+        return self.codec.encode_action(planned[:, None], observation)[:, 0]
+
+    def corrected(self, planned: Tensor, squashed: Tensor, observation: dict[str, Tensor]) -> Tensor:
+        """Actions `[N, Da]` with corrections `[N, Dz]` in (-1, 1) of their codes."""
+        code = self.encode(planned, observation) + self._reach() * squashed
+        moved = self.codec.decode_action(code[:, None], observation)[:, 0]
+        # Encoding and decoding may round: what is not corrected stays bit for bit.
+        return torch.where((squashed == 0).all(-1, keepdim=True), planned, moved)
 
     def correction(self, code: Tensor, wanted: Tensor) -> Tensor:
-        """The correction `[N, Ta * Dz]` in [-1, 1] that comes nearest to executing `wanted` `[N, Ta, Dz]`."""
-        return ((wanted - code[:, self.executed]) / self._reach()).clamp(-1, 1).flatten(1)
+        """The correction `[N, Dz]` in [-1, 1] of codes `[N, Dz]` that comes nearest to `wanted` `[N, Dz]`."""
+        return ((wanted - code) / self._reach()).clamp(-1, 1)
+
+    @torch.no_grad()
+    def adjust(self, observation: Mapping[str, Any], planned: Any) -> Tensor:
+        """The base's actions `[B, Da]`, corrected by the actor's mean."""
+        raw = self.tensors_of(observation)
+        actions = torch.as_tensor(planned, device=self.device, dtype=torch.float32)
+        mean, _ = self.actor(self.state(raw, self.encode(actions, raw)))
+        return self.corrected(actions, mean.tanh(), raw)
 
     def generate(self, observation: dict[str, Tensor], request: Request) -> Generation:
-        """The base's chunk, corrected by the actor's mean; a given noise is the base's."""
-        n = request.noise.shape[1]
-        code = self.base.generate(observation, request).code
+        """The base's chunk, the action of now corrected by the actor's mean; a given noise is the base's."""
+        n, now = request.noise.shape[1], self.obs_horizon - 1
+        code = self.base.generate(observation, request).code.clone()
         rows = {key: value.repeat_interleave(n, 0) for key, value in observation.items()}
-        mean, _ = self.actor(self.state(rows, code))
-        return Generation(code=self.correct(code, mean.tanh()))
+        mean, _ = self.actor(self.state(rows, code[:, now]))
+        code[:, now] += self._reach() * mean.tanh()
+        return Generation(code=code)
 
     def _reach(self) -> Tensor:
         low, high = self.codec.action_bounds()

@@ -1,9 +1,8 @@
-"""A learned correction on top of a frozen policy (after ResiP, Ankile et al. 2024), by SAC instead of PPO.
+"""A learned correction of a frozen policy's every action (ResiP, Ankile et al. 2024), by SAC instead of PPO.
 
 ResiP practises in a thousand environments at a time, which is what PPO wants; a replay and an ensemble of
-critics need far fewer steps. The correction sees the observation and the base's actions. With the base's own
-`action_horizon` it is decided once for the rows of a chunk; with ``action_horizon=1`` at every step, and then
-the base is asked again at every step too.
+critics need far fewer steps. The base's chunk is executed action by action, each corrected from what is
+observed at its step; a transition is one step.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robopolicy.errors import ConfigError
-from robopolicy.policies.policy import Policy, Request, draw
+from robopolicy.policies.policy import Policy
 from robopolicy.policies.residual import ResidualConfig as PolicyConfig
 from robopolicy.policies.residual import ResidualPolicy
 from robopolicy.registry import register, to_dict
@@ -40,6 +40,10 @@ class ResidualConfig(OffPolicyConfig):
     scale: float = 0.2
     """Largest correction, relative to half the range of the data."""
     action_horizon: int | None = None
+    """Actions of the base's chunk that are used before it is asked again, its own by default."""
+    update_ratio: float = 0.25
+    """Gradient steps for each step practised: as many for a chunk of four as other methods."""
+    n_step: int = 4
     critic_first: int = 500
     learner: Mapping[str, Any] = field(default_factory=lambda: {"preset": "rlpd"})
 
@@ -72,36 +76,38 @@ class Residual(OffPolicy):
         self.learner = ActorCritic(
             learner,
             self.residual.state_size,
-            self.residual.action_size,
+            self.residual.codec.action_size,
             seed=derive(seed, "learner"),
             device=policy.device,
             actor={"initial_log_std": -1.0, "final_scale": 0.0},
             value_range=config.convention.value_range(config.gamma),
         )
         self.residual.actor = self.learner.actor
-        # The base's chunk for what each lane sees now, made to close its last transition.
-        self.ahead = torch.zeros(envs.num_envs, *self.residual.base.noise_shape, device=policy.device)
+        # The base's chunk under way in each lane, and which of its actions is next.
+        base, size = self.residual.base, policy.spec.action.size
+        self.plan = torch.zeros(envs.num_envs, base.action_horizon, size, device=policy.device)
+        self.next = torch.zeros(envs.num_envs, dtype=torch.int64, device=policy.device)
         if (rows := self.demonstrated()) is not None:
             self._demonstrate(rows)
 
     def decide(self, observation: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Rows]:
-        """The base's rows, with the actor's draw added."""
+        """The base's action, with the actor's draw added."""
         residual = self.residual
-        fresh = torch.as_tensor(self.practice.view.time == 0, device=residual.device)
-        code = self.ahead.clone()
-        if fresh.any():
-            started = {key: value[fresh] for key, value in observation.items()}
-            code[fresh] = self._propose(started, generator)
-        state = residual.state(observation, code)
+        self._plan_where(self.practice.view.time == 0, observation, generator)
+        planned = self._planned()
+        state = residual.state(observation, residual.encode(planned, observation))
         squashed = self.learner.act(state, generator)
-        chunk = residual.codec.decode_action(residual.correct(code, squashed), observation)
-        return chunk[:, residual.executed], {"state": state, "squashed": squashed}
+        action = residual.corrected(planned, squashed, observation)
+        return action[:, None], {"state": state, "squashed": squashed}
 
     def rows(self, experience: Experience, chunk: Tensor, decided: Rows) -> Rows:
-        """The next state holds the base's next chunk, which is the one that will be executed."""
+        """The next state holds the base's next action, which is the one that will be executed."""
         following = self.tensors_of(experience.transition.next_observation)
-        self.ahead = self._propose(following, self.generator)
-        next_state = self.residual.state(following, self.ahead)
+        self.next += 1
+        used_up = self.next == self.plan.shape[1]
+        self._plan_where(used_up.cpu().numpy(), following, self.generator)
+        planned = self.residual.encode(self._planned(), following)
+        next_state = self.residual.state(following, planned)
         raw = transition_rows(
             experience, chunk, self.policy.spec, self.config.gamma, next_state=next_state, **decided
         )
@@ -109,19 +115,34 @@ class Residual(OffPolicy):
         return {**kept, "action": raw["squashed"]}
 
     def tensors(self) -> dict[str, Tensor]:
-        """With the chunks that are ahead."""
-        return {**super().tensors(), "ahead": self.ahead}
+        """With the chunks under way."""
+        return {**super().tensors(), "plan": self.plan, "next": self.next}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Read back what `tensors` gave."""
         super().load_tensors(tensors)
-        self.ahead = tensors["ahead"].to(self.residual.device)
+        self.plan, self.next = (tensors[key].to(self.residual.device) for key in ("plan", "next"))
+
+    def _planned(self) -> Tensor:
+        """Each lane's action `[B, Da]` of its plan."""
+        return self.plan[torch.arange(len(self.plan), device=self.plan.device), self.next]
+
+    def _plan_where(
+        self, lanes: np.ndarray, observation: dict[str, Tensor], generator: torch.Generator
+    ) -> None:
+        """Ask the base anew in some lanes."""
+        if lanes.any():
+            where = torch.as_tensor(lanes, device=self.plan.device)
+            asked = {key: value[where] for key, value in observation.items()}
+            self.plan[where], self.next[where] = self._propose(asked, generator), 0
 
     @torch.no_grad()
     def _propose(self, observation: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        count = len(next(iter(observation.values())))
-        noise = draw((count, 1, *self.residual.noise_shape), generator, self.residual.device)
-        return self.residual.base.generate(observation, Request(noise, generator)).code
+        """The base's executed actions `[N, Ta, Da]`."""
+        base = self.residual.base
+        start = base.obs_horizon - 1
+        chunk: Tensor = base.sample(observation, generator=generator).actions[:, 0]
+        return chunk[:, start : start + base.action_horizon]
 
     @torch.no_grad()
     def _demonstrate(self, raw: Rows) -> None:
@@ -129,9 +150,11 @@ class Residual(OffPolicy):
         residual = self.residual.eval()
         generator = torch.Generator(residual.device).manual_seed(derive(self.seed, "demonstrations"))
         seen, following = observations(raw), observations(raw, "next_observation")
-        code, next_code = self._propose(seen, generator), self._propose(following, generator)
-        now = {key: value[:, -1:] for key, value in seen.items()}
-        wanted = residual.codec.encode_action(raw["action"], now)
+        code, next_code = (
+            residual.encode(self._propose(observed, generator)[:, 0], observed)
+            for observed in (seen, following)
+        )
+        wanted = residual.encode(raw["action"][:, 0], seen)
         self.keep(
             {
                 "state": residual.state(seen, code),
