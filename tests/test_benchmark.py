@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -7,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from robopolicy.benchmark import BenchmarkConfig, controller, run_benchmark
 from robopolicy.benchmark.learning import SampleLoop, lift_sizes, random_store
+from robopolicy.benchmark.steps import StepTimesConfig, run_step_times
 from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.compose import compose
 from robopolicy.data.windows import Windows
 from robopolicy.device import bfloat16_suits
 from robopolicy.errors import ConfigError
+from robopolicy.evaluation.check_tables import check_sections
 from robopolicy.evaluation.results import read_results
 from robopolicy.registry import parse
 
@@ -137,3 +141,36 @@ def test_a_controller_that_was_tried_is_kept_with_its_patch(
     assert set(written) >= {"what", "patch", "commit"}
     with pytest.raises(SystemExit, match="usage"):
         controller.main([])
+
+
+def test_rows_of_a_plan_are_timed_and_one_on_a_base_has_the_time_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    random_store(Path("data/lift.zarr"), lift_sizes(), episodes=2, steps=20)
+    settings = ["trainer.steps=300", "trainer.batch_size=8", "policy.network.width=16", "data=data/lift.zarr"]
+    row = {"task": ["lift"], "policy": "diffusion", "demonstrations": [2], "seeds": [0, 1]}
+    hand = {**row, "variant": "hand", "settings": [*settings, "observations=[robot0_eef_pos]"]}
+    named = "policy.base=outputs/${task.name}/diffusion/handn${demonstrations}/seed${seed}"
+    rows = [
+        {**row, "settings": settings},
+        hand,
+        {**row, "policy": "factorized", "settings": [*settings, named]},
+        {**row, "variant": "seconds", "settings": settings},
+        {**row, "task": ["can"], "settings": settings},
+    ]
+    Path("plan.yaml").write_text(yaml.safe_dump({"sections": [{"title": "Tiny", "rows": rows}]}))
+    config = StepTimesConfig(only=("lift/",), plan="plan.yaml", seconds=0.02, rounds=2, out="checks")
+    path, found = run_step_times(config)
+    assert path == Path("checks/step_times_lift.json")
+    own, base, both = found["rows"]
+    assert [row["policy"] for row in found["rows"]] == ["diffusion", "diffusion-hand", "factorized"]
+    assert own["steps_in_equal_seconds"] == 300
+    assert len(base["parts"]) == 1
+    assert both["ms"] == sum(part["p50"] for part in both["parts"])
+    assert both["steps_in_equal_seconds"] == round(300 * own["ms"] / both["ms"])
+    assert "| lift | factorized |" in check_sections("checks")
+    with pytest.raises(
+        ConfigError, match=r"policy gmm among them; only=\['lift/'\] finds \['lift/diffusion'"
+    ):
+        run_step_times(dataclasses.replace(config, reference="gmm"))

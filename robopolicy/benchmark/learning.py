@@ -39,6 +39,7 @@ __all__ = [
     "prepared",
     "random_store",
     "sampling",
+    "step_of",
     "trainer",
     "training",
     "windows",
@@ -108,7 +109,7 @@ def training(
         for network in networks
         for precision in precisions
     }
-    steps = {" ".join(key): _step(found, by_mkl=key[1] == BY_MKL) for key, found in trainers.items()}
+    steps = {" ".join(key): step_of(found, by_mkl=key[1] == BY_MKL) for key, found in trainers.items()}
     times = interleave(steps, seconds=seconds, rounds=rounds, calls=2)
     rows = []
     for (network, precision), found in trainers.items():
@@ -165,7 +166,7 @@ def families(
     }
     times = interleave(calls, seconds=seconds, rounds=rounds)
     steps = interleave(
-        {name: _step(found) for name, found in trainers.items()}, seconds=seconds, rounds=rounds, calls=2
+        {name: step_of(found) for name, found in trainers.items()}, seconds=seconds, rounds=rounds, calls=2
     )
     rows = []
     for key in calls:
@@ -272,7 +273,9 @@ class SampleLoop:
         return {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in self.data}
 
 
-def _step(trainer: Trainer, *, by_mkl: bool = False) -> Callable[[], None]:
+def step_of(trainer: Trainer, *, by_mkl: bool = False) -> Callable[[], None]:
+    """A call that trains for one step."""
+
     def step() -> None:
         with products_of(0 if by_mkl else trainer.config.batch_size):
             trainer._update()

@@ -120,6 +120,15 @@ def _two_modes(files: Files) -> str:
     return markdown(head, lines)
 
 
+def _step_times(files: Files) -> str:
+    lines = []
+    for values in files.values():
+        for row in values["rows"]:
+            fitting = f"{row['steps_in_equal_seconds']:,}"
+            lines.append([values["task"], row["policy"], f"{row['ms']:.1f}", fitting])
+    return markdown(["Task", "Policy", "ms a step", "Steps in the seconds of the first"], lines)
+
+
 def _composed(files: Files) -> str:
     lines = []
     for values in files.values():
@@ -275,6 +284,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "kept_noise": ("Success with one noise kept for an episode", _kept),
     "robosuite_inverses": ("Tried: plain inverses in robosuite's controller", _inverses),
     "robosuite": ("Compiled robosuite against its own step", _equality),
+    "step_times": ("How long a training step takes", _step_times),
     "two_modes": ("The two-mode toy", _two_modes),
     "energy_signal": ("Energy as a signal", _signals),
     "itps": ("Human guidance on avoidance", _guidance),

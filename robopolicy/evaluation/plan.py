@@ -19,7 +19,7 @@ from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.evaluate import Measured
 from robopolicy.evaluation.plots import read_series
-from robopolicy.evaluation.results import Cell, read_plan, write_result
+from robopolicy.evaluation.results import Cell, Plan, read_plan, write_result
 from robopolicy.evaluation.run import EvaluateConfig, measure
 from robopolicy.registry import parse, plain
 from robopolicy.task import Task
@@ -27,7 +27,7 @@ from robopolicy.task import Task
 if TYPE_CHECKING:
     from robopolicy.learning.train import TrainConfig
 
-__all__ = ["RunPlanConfig", "run_plan"]
+__all__ = ["RunPlanConfig", "bases_of", "run_plan", "training_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,6 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
     stores: dict[tuple[str, ...], int] = {}
     for cell in plan.cells():
         stores[_store(cell)] = max(stores.get(_store(cell), 0), cell.demonstrations)
-    runs = {_directory(cell): cell for cell in plan.cells() if not cell.method}
     for cell in cells:
         target = Path(config.results) / cell.file
         if target.exists() or time.monotonic() - started > config.hours * 3600:
@@ -61,7 +60,7 @@ def run_plan(config: RunPlanConfig) -> tuple[int, int]:
             if not mine or target.exists():
                 continue
             print(f"{cell.file} ({' '.join(cell.settings)})", flush=True)
-            for base in (runs[path] for path in _named(cell) if path in runs):
+            for base in bases_of(cell, plan).values():
                 _train(base, stores[_store(base)], config)
             _run(cell, stores[_store(cell)], target, config)
             done += 1
@@ -161,19 +160,9 @@ def _keep(run: Path, target: Path) -> None:
 
 def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[TrainConfig, float | None]:
     """Train unless another evaluation of the same policy has; wall seconds where it was done in one go."""
-    from robopolicy.learning.train import TrainConfig, prepare
+    from robopolicy.learning.train import prepare
 
-    words = [
-        f"task={cell.task}",
-        f"policy={cell.policy}",
-        *cell.settings,
-        f"seed={cell.seed}",
-        f"name={_name(cell)}",
-        f"demonstrations={cell.demonstrations}",
-        "validation=0",
-        f"device={config.device}",
-    ]
-    settings = parse(TrainConfig, compose("train", words), "train")
+    settings = training_of(cell, config.device)
     task = parse(Task, settings.task or {}, "task")
     store, seconds = Path(settings.store_path), settings.directory / "train_seconds.json"
     with _claim(store.with_suffix(".claim"), wait=True):
@@ -189,6 +178,33 @@ def _train(cell: Cell, demonstrations: int, config: RunPlanConfig) -> tuple[Trai
             trainer.train()
     known = whole or seconds.is_file()
     return settings, json.loads(seconds.read_text()) if known else None
+
+
+def training_of(cell: Cell, device: str, *words: str) -> TrainConfig:
+    """What a cell's policy is trained by, with further settings."""
+    from robopolicy.learning.train import TrainConfig
+
+    composed = compose(
+        "train",
+        [
+            f"task={cell.task}",
+            f"policy={cell.policy}",
+            *cell.settings,
+            f"seed={cell.seed}",
+            f"name={_name(cell)}",
+            f"demonstrations={cell.demonstrations}",
+            "validation=0",
+            f"device={device}",
+            *words,
+        ],
+    )
+    return parse(TrainConfig, composed, "train")
+
+
+def bases_of(cell: Cell, plan: Plan) -> dict[str, Cell]:
+    """The cells whose runs a cell's words name (FDP's base, policies that are added), by directory."""
+    runs = {_directory(other): other for other in plan.cells() if not other.method}
+    return {path: runs[path] for path in _named(cell) if path in runs}
 
 
 def _recorded(store: Path, demonstrations: int) -> bool:
