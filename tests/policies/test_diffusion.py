@@ -63,8 +63,11 @@ def test_given_noise_selects_the_deterministic_path() -> None:
         policy.sample(seen, n=5, noise=noise[:, :4])
 
 
-def test_a_recorded_chain_starts_at_the_noise_and_ends_at_the_chunk() -> None:
-    policy, seen = make_policy(sampler={"name": "ddpm", "steps": 5}), observation(2)
+@pytest.mark.parametrize(
+    "sampler", [{"name": "ddpm", "steps": 5}, {"name": "ddim", "steps": 5, "eta": 0.5}], ids=["ddpm", "ddim"]
+)
+def test_a_recorded_chain_starts_at_the_noise_and_ends_at_the_chunk(sampler: dict[str, Any]) -> None:
+    policy, seen = make_policy(sampler=sampler), observation(2)
     sample = policy.sample(seen, n=3, generator=torch.Generator().manual_seed(0), record=True)
     assert sample.chain.shape == (6, 2, 3, 8, 2)
     start = policy.sampler.start(torch.as_tensor(sample.latent))
@@ -72,6 +75,43 @@ def test_a_recorded_chain_starts_at_the_noise_and_ends_at_the_chunk() -> None:
     rows = {key: torch.as_tensor(value).repeat_interleave(3, 0) for key, value in seen.items()}
     decoded = policy.codec.decode_action(torch.as_tensor(sample.chain[-1]).flatten(0, 1), rows)
     np.testing.assert_array_equal(decoded.view(2, 3, 8, 2).numpy(), sample.actions)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_a_chain_of_ddim_is_the_walk_that_its_generators_drew(eta: float) -> None:
+    """Every state by DDIM's equation 12 from the one before, in its variance-preserving form."""
+    policy = make_policy(sampler={"name": "ddim", "steps": 5, "eta": eta}, clip=False)
+    seen = {key: torch.as_tensor(value) for key, value in observation(2).items()}
+    sample = policy.sample(seen, n=3, generator=generators(1, 2), record=True)
+    redrawn = generators(1, 2)
+    latent = torch.stack([torch.randn(3, 8, 2, generator=g) for g in redrawn])
+    noise = torch.stack([torch.randn(5, 3, 8, 2, generator=g) for g in redrawn], 1)
+    assert torch.equal(sample.latent, latent)
+    assert torch.equal(sample.chain[0], policy.sampler.start(latent))
+    abar = 1 / (1 + policy.sampler.sigmas.float() ** 2)
+    assert len(sample.chain) == 6 == len(abar)
+    with torch.no_grad():
+        field = policy.field(seen, 3)
+        for k in range(5):
+            here, after = abar[k], abar[k + 1]
+            x = sample.chain[k].flatten(0, 1)
+            clean = field(x, ((1 - here) / here).sqrt().expand(6))
+            spread = eta * ((1 - after) / (1 - here) * (1 - here / after)).sqrt()
+            direction = (x * here.sqrt() - here.sqrt() * clean) / (1 - here).sqrt()
+            moved = after.sqrt() * clean + (1 - after - spread**2).sqrt() * direction
+            expected = (moved + spread * noise[k].flatten(0, 1)) / after.sqrt()
+            torch.testing.assert_close(sample.chain[k + 1].flatten(0, 1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_recording_a_chain_changes_nothing_and_the_noise_of_its_steps_matters() -> None:
+    policy, seen = make_policy(sampler={"name": "ddim", "steps": 5, "eta": 0.5}), observation(2)
+    recorded = policy.sample(seen, generator=generators(1, 2), record=True)
+    plain = policy.sample(seen, generator=generators(1, 2))
+    np.testing.assert_array_equal(recorded.actions, plain.actions)
+    still = policy.sample(seen, noise=recorded.latent)
+    assert np.abs(still.actions - plain.actions).max() > 0.01
+    with pytest.raises(ConfigError, match="eta > 0"):
+        policy.sample(seen, noise=recorded.latent, record=True)  # without that noise there is no density
 
 
 def test_a_deterministic_sampler_has_no_chain() -> None:
