@@ -54,7 +54,7 @@ class TrainerConfig:
     learning_rate: float = 3e-4
     betas: tuple[float, ...] = (0.95, 0.999)
     weight_decay: float = 1e-6
-    """Of weight matrices; biases, norms and position embeddings are spared."""
+    """Of weight matrices; `split_by_decay` tells which parameters are spared."""
     warmup: int = 500
     """Steps of linear warm-up, before a cosine to zero."""
     decay: Literal["cosine", "constant"] = "cosine"

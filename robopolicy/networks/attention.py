@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError
 
-__all__ = ["Attention", "Positions", "attend", "differentiate_twice", "initialise", "split_by_decay"]
+__all__ = [
+    "Attention",
+    "Positions",
+    "Undecayed",
+    "attend",
+    "differentiate_twice",
+    "initialise",
+    "split_by_decay",
+]
 
 
 class Attention(nn.Module):
@@ -63,7 +71,11 @@ def differentiate_twice(module: nn.Module) -> None:
             part.twice = True
 
 
-class Positions(nn.Module):
+class Undecayed:
+    """Mixed into a module: weight decay is for none of its own parameters."""
+
+
+class Positions(Undecayed, nn.Module):
     """Learned position embeddings, added to tokens `[B, T, width]`."""
 
     def __init__(self, count: int, width: int) -> None:
@@ -88,12 +100,13 @@ def initialise(module: nn.Module) -> None:
 def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters that weight decay is for, and those it is not for.
 
-    Not for: biases, normalisation and position embeddings (after minGPT and Diffusion Policy).
+    Not for: biases, normalisation and position embeddings (after minGPT and Diffusion Policy), FDP's layers
+    that start at zero.
     """
     spared = {
         id(p)
         for part in module.modules()
-        if isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, Positions))
+        if isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, Undecayed))
         for p in part.parameters(recurse=False)
     }
     decayed: list[nn.Parameter] = []

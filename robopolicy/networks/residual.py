@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from robopolicy.errors import ConfigError
+from robopolicy.networks.attention import Undecayed
 from robopolicy.networks.unet1d import UNet1D
 
 __all__ = ["Block", "BlockResidual", "OutputResidual", "blocks"]
@@ -119,9 +120,17 @@ class OutputResidual(nn.Module):
         return result
 
 
+class _ZeroLinear(Undecayed, nn.Linear):
+    """Decay would pull back to the base what has only begun to move away from it."""
+
+
+class _ZeroConv1d(Undecayed, nn.Conv1d):
+    """The same for blocks of convolutions."""
+
+
 def _zero_layer(block: Block, width: int) -> nn.Module:
     layer: nn.Module = (
-        nn.Conv1d(block.width, width, 1) if block.is_convolution else nn.Linear(block.width, width)
+        _ZeroConv1d(block.width, width, 1) if block.is_convolution else _ZeroLinear(block.width, width)
     )
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from robopolicy.errors import ConfigError
+from robopolicy.networks.attention import split_by_decay
 from robopolicy.networks.residual import BlockResidual, OutputResidual, blocks
 from robopolicy.registry import build
 
@@ -66,6 +67,20 @@ def test_the_zero_layers_move_first_and_then_every_trainable_weight(config: dict
     later = gradients()
     assert all(size > 0 for name, size in later.items() if not name.endswith("key_value.bias"))
     assert all(p.grad is None for p in base.parameters())
+
+
+@pytest.mark.parametrize("config", NETWORKS, ids=lambda n: n["name"])
+@pytest.mark.parametrize("composition", ["blocks", "output"])
+def test_weight_decay_does_not_pull_the_zero_layers_back(config: dict[str, Any], composition: str) -> None:
+    """While the weights of the residual itself decay as those of any network."""
+    both = joined(config)[1] if composition == "blocks" else OutputResidual(network(config, 5), SIZES)
+    names = {id(p): name for name, p in both.named_parameters()}
+    decayed, spared = ({names[id(p)] for p in group} for group in split_by_decay(both))
+    zero = {name for name in names.values() if name.startswith("zero.")}
+    assert any(name.endswith("weight") for name in zero)
+    assert zero <= spared
+    assert decayed
+    assert decayed == {names[id(p)] for p in split_by_decay(both.residual)[0]}
 
 
 def test_in_a_unet_every_level_and_the_middle_are_joined() -> None:
