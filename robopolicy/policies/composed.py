@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robopolicy.diffusion.compose import change_of_normaliser, composed, renormalised
 from robopolicy.diffusion.denoiser import Denoiser
 from robopolicy.diffusion.noise import sigma_table
-from robopolicy.errors import ConfigError, SpecMismatch
+from robopolicy.errors import ConfigError, MissingCapability, SpecMismatch
 from robopolicy.policies.denoising import DenoisingPolicy, run_sampler
 from robopolicy.policies.policy import Generation, Policy, Request
 
@@ -36,7 +36,7 @@ class ComposedPolicy(Policy):
 
     def __init__(
         self,
-        policies: Sequence[DenoisingPolicy],
+        policies: Sequence[Policy],
         weights: Sequence[float],
         *,
         sampler: Mapping[str, Any] | None = None,
@@ -47,6 +47,7 @@ class ComposedPolicy(Policy):
             sampler: the first policy's, changed (`DenoisingPolicy.with_sampler`).
 
         Raises:
+            MissingCapability: a policy that does not denoise.
             SpecMismatch: policies with different actions, horizons, rates, noise or observations.
             ConfigError: codecs that no change of normaliser relates, weights that do not fit.
         """
@@ -55,12 +56,13 @@ class ComposedPolicy(Policy):
                 f"Composition needs policies and a weight for each, one of them not 0; got {len(policies)} "
                 f"policies and weights {list(weights)}."
             )
-        first = policies[0]
-        if texts := sorted({key for policy in policies for key in policy.codec.texts}):
+        denoising = [_denoising(policy) for policy in policies]
+        first = denoising[0]
+        if texts := sorted({key for policy in denoising for key in policy.codec.texts}):
             raise ConfigError(f"Policies that read texts ({', '.join(texts)}) do not compose.")
-        for other in policies[1:]:
+        for other in denoising[1:]:
             check_alike(first, other)
-        observations = {key: value for policy in policies for key, value in policy.spec.observations.items()}
+        observations = {key: value for policy in denoising for key, value in policy.spec.observations.items()}
         super().__init__(
             dataclasses.replace(first.spec, observations=observations),
             first.codec,
@@ -68,7 +70,7 @@ class ComposedPolicy(Policy):
             pred_horizon=first.pred_horizon,
             action_horizon=first.action_horizon,
         )
-        self.policies, self.weights = nn.ModuleList(policies), tuple(weights)
+        self.policies, self.weights = nn.ModuleList(denoising), tuple(weights)
         changes = {"corrector": CORRECTOR} if sampler is None else sampler
         self.sampler = first.with_sampler(changes).sampler
 
@@ -104,7 +106,7 @@ class ComposedPolicy(Policy):
 
 
 def domain_level(
-    policies: Sequence[DenoisingPolicy],
+    policies: Sequence[Policy],
     weights: Sequence[float] = (),
     *,
     sampler: Mapping[str, Any] | None = None,
@@ -119,8 +121,8 @@ def domain_level(
 
 
 def task_level(
-    general: DenoisingPolicy,
-    specific: DenoisingPolicy,
+    general: Policy,
+    specific: Policy,
     weight: float,
     *,
     sampler: Mapping[str, Any] | None = None,
@@ -151,3 +153,12 @@ def check_alike(first: DenoisingPolicy, other: DenoisingPolicy) -> None:
             found.append(f"noise: sampling starts at {needed:.3g}, the other was trained up to {trained:.3g}")
     if found:
         raise SpecMismatch("These policies do not compose:\n  - " + "\n  - ".join(found))
+
+
+def _denoising(policy: Policy) -> DenoisingPolicy:
+    if not isinstance(policy, DenoisingPolicy):
+        raise MissingCapability(
+            f"{type(policy).__name__} has no field to add. Policies that denoise compose: diffusion, beso or "
+            "energy_denoising, for instance."
+        )
+    return policy

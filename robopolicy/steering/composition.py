@@ -10,10 +10,9 @@ from torch import Tensor
 
 from robopolicy.diffusion.corrector import Corrector
 from robopolicy.diffusion.denoiser import Denoiser
-from robopolicy.errors import ConfigError, MissingCapability
+from robopolicy.errors import ConfigError
 from robopolicy.learning.checkpoint import load
 from robopolicy.policies.composed import CORRECTOR, ComposedPolicy, domain_level, task_level
-from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.policies.policy import Generation, Policy, Request
 from robopolicy.registry import parse, plain, register
 from robopolicy.steering.steer import Steered
@@ -54,15 +53,11 @@ class Composition(Steered):
 
     def __init__(self, config: CompositionConfig, *, policy: Policy) -> None:
         policies = [policy, *(load(other, device=policy.device) for other in config.others)]
-        denoising = [other for other in policies if isinstance(other, DenoisingPolicy)]
-        if len(denoising) < len(policies):
-            wrong = next(other for other in policies if not isinstance(other, DenoisingPolicy))
-            raise MissingCapability(f"{type(wrong).__name__} has no field to add.")
         changes = {"corrector": plain(config.corrector)}
         composed = (
-            domain_level(denoising, config.weights, sampler=changes)
+            domain_level(policies, config.weights, sampler=changes)
             if config.level == "domain"
-            else task_level(denoising[0], denoising[1], config.weights[0], sampler=changes)
+            else task_level(policies[0], policies[1], config.weights[0], sampler=changes)
         )
         composed.provenance = policy.provenance
         super().__init__(composed, keeps=frozenset({"gradient"}))

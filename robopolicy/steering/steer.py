@@ -122,7 +122,10 @@ def denoises(policy: Policy) -> Denoises:
         MissingCapability: it has none.
     """
     if not isinstance(policy, Denoises):
-        raise MissingCapability(f"{type(policy).__name__} has no denoiser to steer.")
+        raise MissingCapability(
+            f"{type(policy).__name__} has no denoiser to steer. Take a policy that denoises: diffusion, beso "
+            "or energy_denoising, for instance."
+        )
     return cast(Denoises, policy)
 
 

@@ -66,6 +66,32 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     assert np.abs(whole[1:] - again[1:]).max() > 0.01
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["diffusion first", "energy first"])
+def test_an_energy_that_denoises_is_added_as_any_field(order: tuple[int, int]) -> None:
+    pair = [diffusion(), make("energy_denoising", spec=STATE, network=NETWORK)]
+    policies, weights = [pair[i] for i in order], [(0.3, 0.7)[i] for i in order]
+    seen = {key: torch.as_tensor(value) for key, value in observation(3, spec=STATE).items()}
+    x, sigma = torch.randn(3, 8, 2), torch.tensor([0.1, 1.0, 10.0])
+    one, other = (policy.field(seen)(x, sigma).detach() for policy in pair)
+    assert (one - other).abs().max() > 0.1
+    composed = ComposedPolicy(policies, weights)
+    torch.testing.assert_close(composed.field(seen)(x, sigma).detach(), 0.3 * one + 0.7 * other)
+    whole = composed.sample(seen, generator=generators(1, 2, 3))
+    assert whole.calls == 2 * composed.sampler.calls()
+    alone = composed.sample({key: value[:1] for key, value in seen.items()}, generator=generators(1))
+    torch.testing.assert_close(whole.actions[:1], alone.actions)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gmm", "energy_published"])
+def test_what_has_no_field_is_refused_by_name_and_told_what_would_do(name: str) -> None:
+    """The published energy knows no noise level: its slope is no score."""
+    denoising, other = diffusion(), make(name, spec=STATE)
+    message = rf"{type(other).__name__} has no field to add.*energy_denoising"
+    for policies in ([denoising, other], [other, denoising]):
+        with pytest.raises(MissingCapability, match=message):
+            ComposedPolicy(policies, [0.5, 0.5])
+
+
 def test_other_units_change_nothing() -> None:
     """The same policy behind a codec of another scale: its field is translated, its actions are equal."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from robopolicy.networks.mlp import MLP
 from robopolicy.networks.unet1d import UNet1D
 from robopolicy.policies import energy_published
 from robopolicy.policies.energy_published import EnergyPublishedPolicy
-from tests.policies.two_modes import assert_two_modes, learn, make, observe, random_batch
+from robopolicy.spec import ObservationSpec
+from tests.policies.two_modes import SPEC, assert_two_modes, learn, make, observe, random_batch
 
 NETWORKS: list[dict[str, Any]] = [
     {"name": "mlp", "width": 32, "blocks": 1, "embedding": 16},
@@ -164,6 +166,14 @@ def test_the_budget_can_be_changed_and_step_counts_are_reported() -> None:
     assert policy.config.sampler.steps == 20
     with pytest.raises(ConfigError, match="descent"):
         policy.with_sampler({"name": "ddim"})
+
+
+def test_without_a_score_there_is_no_classifier_free_guidance() -> None:
+    observations = {**SPEC.observations, "goal/x": ObservationSpec(shape=(2,))}
+    goal = dataclasses.replace(SPEC, observations=observations)
+    assert make("beso", goal, guidance=2.0).evaluations == 2
+    with pytest.raises(ConfigError, match=r"energy_published: Unknown key 'guidance'.*Valid: .*descent"):
+        make("energy_published", goal, guidance=2.0)
 
 
 def test_what_it_cannot_do_is_refused() -> None:

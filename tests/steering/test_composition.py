@@ -78,6 +78,19 @@ def test_sums_that_do_not_fit_are_refused(
         steered(monkeypatch, other(), **settings)
 
 
-def test_a_policy_that_does_not_denoise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingCapability, match="GaussianPolicy has no field"):
-        steered(monkeypatch, make("gaussian", spec=HELD))
+@pytest.mark.parametrize(
+    ("name", "found"), [("gaussian", "GaussianPolicy"), ("energy_published", "EnergyPublishedPolicy")]
+)
+def test_a_policy_that_does_not_denoise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, found: str
+) -> None:
+    for level in ({}, {"level": "task", "weights": (1.5,)}):
+        with pytest.raises(MissingCapability, match=f"{found} has no field"):
+            steered(monkeypatch, make(name, spec=HELD), **level)
+
+
+def test_an_energy_that_denoises_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    energy = make("energy_denoising", spec=HELD, network=NETWORK, clip=False)
+    made = steered(monkeypatch, energy, weights=(0.4, 0.6), **STILL)
+    expected = domain_level([wandering(), energy], (0.4, 0.6), sampler=STILL)
+    np.testing.assert_array_equal(acts(made), acts(expected))

@@ -167,9 +167,10 @@ def test_costs_that_do_not_fit_are_refused(settings: dict[str, Any], message: st
         costly(**settings)
 
 
-def test_a_policy_without_a_field_is_refused() -> None:
-    with pytest.raises(MissingCapability, match="no denoiser"):
-        build("steer", {"name": "costs"}, policy=make("gaussian", spec=HELD))
+@pytest.mark.parametrize("name", ["gaussian", "energy_published"])
+def test_a_policy_without_a_field_is_refused(name: str) -> None:
+    with pytest.raises(MissingCapability, match=r"no denoiser.*energy_denoising"):
+        build("steer", {"name": "costs"}, policy=make(name, spec=HELD))
 
 
 def test_a_codec_of_another_scale_costs_the_same() -> None:

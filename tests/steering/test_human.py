@@ -243,12 +243,19 @@ def test_actions_without_positions_need_a_declaration() -> None:
         steer("guided", make("diffusion", spec=SPEC, network={"name": "mlp", "width": 16}), point=(0.0, 0.0))
 
 
-def test_policies_without_a_field_are_ranked_but_not_guided() -> None:
-    regressor = make("gaussian", spec=HELD)
-    assert steer("ranking", regressor, sketch=LINE).sample(place(2), generator=generators(1, 2)).calls == 16
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("gaussian", {"width": 16}), ("energy_published", {"network": {"name": "mlp", "width": 16}})],
+    ids=["gaussian", "energy_published"],
+)
+def test_policies_without_a_field_are_ranked_but_not_guided(kind: str, size: dict[str, Any]) -> None:
+    policy, seen = make(kind, spec=HELD, **size), place(2)
+    calls = policy.sample(seen, n=16, generator=generators(1, 2)).calls
+    ranked = steer("ranking", policy, sketch=LINE).sample(seen, generator=generators(1, 2))
+    assert ranked.calls == 16 * calls
     for name in ("guided", "stochastic", "biased"):
-        with pytest.raises(MissingCapability, match="no denoiser"):
-            steer(name, regressor, sketch=LINE)
+        with pytest.raises(MissingCapability, match=f"{type(policy).__name__} has no denoiser"):
+            steer(name, policy, sketch=LINE)
 
 
 @pytest.mark.parametrize("name", ["ranking", "stochastic"])
