@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.data.windows import Batch
 from robopolicy.errors import ConfigError, MissingCapability, SpecMismatch
 from robopolicy.policies.composed import ComposedPolicy
 from robopolicy.policies.denoising import DenoisingPolicy
@@ -118,6 +119,57 @@ def test_other_units_change_nothing() -> None:
             clean = field(x, x.new_full((2,), sigma))
             x = torch.lerp(clean, x, following / sigma)
     np.testing.assert_allclose(found[:, 0], x / 1.5 + 0.2, atol=1e-4)
+
+
+def learned(mean: list[float], deviation: list[float], normaliser: str, unit: float) -> DenoisingPolicy:
+    """What single actions from N(mean, deviation^2) teach, in codes of deviation `unit`."""
+    spec = dataclasses.replace(STATE, observations={"state": ObservationSpec(shape=(1,))})
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn(20_000, 1, 2, generator=generator) * torch.tensor(deviation) + torch.tensor(mean)
+    blank, codec = torch.zeros(512, 1, 1), Codec(CodecConfig(action=normaliser), spec)
+    codec.fit([({"state": torch.zeros(len(data), 1, 1)}, data)])
+    torch.manual_seed(0)
+    config = {
+        "name": "beso",
+        "sigma_low": 0.02,
+        "deviation": unit,
+        **dict.fromkeys(("obs_horizon", "pred_horizon", "action_horizon"), 1),
+        "network": {"name": "mlp", "width": 32, "blocks": 1, "embedding": 16},
+        "sampler": {"name": "ddim", "steps": 30, "spacing": "exponential"},
+    }
+    policy = build("policy", config, spec=spec, codec=codec)
+    optimizer = torch.optim.AdamW(policy.parameters(), 5e-3)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    for _ in range(300):
+        drawn = data[torch.randint(len(data), (len(blank),), generator=generator)]
+        loss, _ = policy.loss(Batch(observation={"state": blank}, action=drawn), generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+    assert isinstance(policy, DenoisingPolicy)
+    return policy
+
+
+@pytest.mark.slow
+def test_gaussians_learned_behind_different_normalisers_compose_to_the_closed_form() -> None:
+    """N(m, s^2) to the power of w each: precisions w / s^2 add up, means are weighted with them."""
+    means, deviations = [[0.0, 1.0], [2.0, 0.5]], [[1.0, 0.5], [0.6, 0.8]]
+    policies = [
+        learned(means[0], deviations[0], "zscore", 1.0),
+        learned(means[1], deviations[1], "quantile", 0.43),  # 98% of a Gaussian are within 2.33 of it
+    ]
+    scales = [policy.codec.get_buffer("action_scale") for policy in policies]
+    assert ((scales[1] / scales[0]).log().abs() > 0.3).all()
+    seen = {"state": torch.zeros(2_000, 1, 1)}
+    for weights in ((1.0, 1.0), (0.5, 0.5)):  # the product, the geometric mean
+        composed = ComposedPolicy(policies, weights, sampler={"corrector": {"steps": 10, "eta": 0.2}})
+        found = composed.sample(seen, generator=torch.Generator().manual_seed(0)).actions[:, 0, 0]
+        shares = torch.tensor(weights)[:, None] / torch.tensor(deviations) ** 2
+        precision = shares.sum(0)
+        expected = (shares * torch.tensor(means)).sum(0) / precision
+        torch.testing.assert_close(found.mean(0), expected, rtol=0, atol=0.08)
+        torch.testing.assert_close(found.std(0), precision**-0.5, rtol=0.1, atol=0)
 
 
 def test_what_cannot_be_added_is_refused_with_every_difference() -> None:
