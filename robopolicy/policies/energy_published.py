@@ -54,7 +54,9 @@ class EnergyPublishedConfig(ChunkConfig):
     of all modes is the best answer. "noised_demo" takes one step from the demonstration mixed with noise,
     "infonce" contrasts the demonstration with the descent's own chunks: neither averages."""
     train_steps: tuple[int, ...] = (6, 10)
-    """Fewest and most descent steps of a training batch, drawn for every batch (noised_demo: always 1)."""
+    """Fewest and most descent steps of a training batch, drawn for every batch (noised_demo: always 1). Every
+    rank draws its own: ranks meet only in the mean of their gradients, after a backward pass that reaches the
+    same weights whatever the number of steps."""
     langevin: tuple[float, ...] = (0.002, 0.2)
     """Smallest and largest noise of a training step, annealed along the descent."""
     jitter: float = 1.5
