@@ -12,6 +12,7 @@ x_vp = x / sqrt(1 + s'^2), so in ours a floor f is ``f * sqrt(1 + s'^2)``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -73,6 +74,13 @@ class Floored(Sampler):
         current, following = self.sigmas[:-1], self.sigmas[1:]
         spread = self.config.eta * following / current * (current**2 - following**2).sqrt()
         return torch.maximum(spread, floor * self.scale)
+
+    def below(self, skipped: int) -> Self:
+        """As the base class has it."""
+        other = super().below(skipped)
+        other.carry, other.scale = self.carry[skipped:], self.scale[skipped:]
+        other.deviation = self.deviation[skipped:]
+        return other
 
     def advance(self, denoiser: Denoiser, x: Tensor, walk: Walk) -> Tensor:
         """From the first noise level to the last; with eta 0 the plain deterministic way."""
