@@ -29,7 +29,7 @@ TRANSFORMER = {"name": "transformer", "width": 32, "layers": 1, "heads": 2}
 
 def make(policy: Policy | None = None, lanes: int = 4, seed: int = 0, **changes: Any) -> DPPO:
     settings = {"denoising_steps": 6, "finetuned_steps": 3, "chunks": 5, "epochs": 2, "batch_size": 16}
-    envs = LaneVectorEnv(toy_task(), lanes, chunk=4, success_hold=-1)
+    envs = LaneVectorEnv(toy_task(), lanes, chunk=8, success_hold=-1)
     config = DPPOConfig(**{**settings, **changes})
     return DPPO(config, policy=policy or toy_policy(), envs=envs, seed=seed)
 
@@ -42,6 +42,13 @@ def again(refiner: DPPO, rollout: Rollout, rows: torch.Tensor) -> torch.Tensor:
         rollout.condition[row], rollout.trace[row, stage], rollout.trace[row, stage + 1], stage
     )
     return found.view(len(rows), refiner.stages)
+
+
+def in_float64(refiner: DPPO) -> DPPO:
+    for module in (refiner.tuned, refiner.policy):
+        module.double()
+    refiner._tables(torch.device("cpu"), torch.float64)
+    return refiner
 
 
 def test_the_clip_schedule_is_the_published_one() -> None:
@@ -67,6 +74,33 @@ def test_floors_and_means_are_those_of_the_variance_preserving_chain() -> None:
     c1 = keep[1:].sqrt() * (1 - alpha) / (1 - keep[:-1])
     c2 = alpha.sqrt() * (1 - keep[1:]) / (1 - keep[:-1])
     np.testing.assert_allclose(ours / (1 + sigma[1:] ** 2).sqrt(), c1 * clean + c2 * noisy, rtol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.2, 0.5])
+def test_with_less_noise_a_step_is_that_of_ddim_and_floors_hold_for_its_noise_alone(eta: float) -> None:
+    floors = {"sampling_floor": 0.08, "log_prob_floor": 0.1}
+    refiner = in_float64(make(eta=eta, denoising_steps=10, finetuned_steps=6, **floors))
+    condition = refiner._look()[1].double()
+    refiner.generator.manual_seed(5)
+    drawn = refiner.draw(condition)
+    noise = torch.randn((11, 4, 4, 2), generator=torch.Generator().manual_seed(5)).double().clamp(-3, 3)[1:]
+    keep = 1 / (1 + refiner.sampler.sigmas**2)  # alpha bar of each level
+    raised = []
+    for s in range(6):
+        k = s + 4
+        before, after = keep[k], keep[k + 1]
+        spread = eta * ((1 - after) / (1 - before) * (1 - before / after)).sqrt()
+        x, next_x = before.sqrt() * drawn.trace[:, s], after.sqrt() * drawn.trace[:, s + 1]
+        clean = refiner.tuned.late(condition)(drawn.trace[:, s], refiner.sigma[k].expand(len(x)))
+        clean = clean.clamp(-1, 1)
+        direction = (x - before.sqrt() * clean) / (1 - before).sqrt()
+        mean = after.sqrt() * clean + (1 - after - spread**2).clamp_min(0).sqrt() * direction
+        torch.testing.assert_close(next_x, mean + spread.clamp_min(0.08) * noise[k], rtol=1e-9, atol=1e-9)
+        density = torch.distributions.Normal(mean, spread.clamp_min(0.1)).log_prob(next_x).clamp(-5, 2)
+        torch.testing.assert_close(drawn.log_prob[:, s], density.mean((1, 2)), rtol=1e-9, atol=1e-9)
+        raised.append(bool(spread < 0.08))
+    assert raised[-1]
+    assert not raised[0]
 
 
 def test_log_probability_is_the_mean_of_normal_densities_over_executed_rows() -> None:
@@ -109,11 +143,9 @@ def test_first_ratios_are_one(network: dict[str, Any]) -> None:
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
 
 
-def test_first_ratios_are_exactly_one_in_float64_on_the_same_batch() -> None:
-    refiner = make()
-    for module in (refiner.tuned, refiner.policy):
-        module.double()
-    refiner._tables(torch.device("cpu"), torch.float64)
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_first_ratios_are_exactly_one_in_float64_on_the_same_batch(eta: float) -> None:
+    refiner = in_float64(make(eta=eta))
     condition = refiner._look()[1].double()
     drawn = refiner.draw(condition)
     assert drawn.log_prob.dtype == torch.float64
@@ -121,6 +153,29 @@ def test_first_ratios_are_exactly_one_in_float64_on_the_same_batch() -> None:
         stage = torch.full((len(condition),), s)
         found = refiner.log_prob(condition, drawn.trace[:, s], drawn.trace[:, s + 1], stage)
         assert torch.equal((found - drawn.log_prob[:, s]).exp(), torch.ones_like(found))
+
+
+@pytest.mark.parametrize("obs_horizon", [1, 2])
+def test_a_unet_learns_from_the_eight_rows_of_sixteen_that_are_executed(obs_horizon: int) -> None:
+    horizons = {"obs_horizon": obs_horizon, "pred_horizon": 16, "action_horizon": 8}
+    refiner = make(toy_policy(network=UNET, **horizons), chunks=3, epochs=1, critic_warmup=0)
+    rollout, _ = refiner.practise()
+    assert rollout.trace.shape == (12, 4, 16, 2)
+    rows = torch.arange(12)
+    torch.testing.assert_close(again(refiner, rollout, rows), rollout.log_prob, rtol=0, atol=1e-5)
+    first = obs_horizon - 1
+    executed = slice(first, first + 8)
+    moved = dataclasses.replace(rollout, trace=rollout.trace.clone())
+    moved.trace[:, -1] += 1.0
+    moved.trace[:, -1, executed] -= 1.0
+    torch.testing.assert_close(again(refiner, moved, rows), rollout.log_prob, rtol=0, atol=1e-5)
+    for row in (executed.start, executed.stop - 1):
+        moved = dataclasses.replace(rollout, trace=rollout.trace.clone())
+        moved.trace[:, -1, row] += 0.1
+        assert (again(refiner, moved, rows)[:, -1] != rollout.log_prob[:, -1]).all()
+    weights = [p.clone() for p in refiner.actor.parameters()]
+    assert refiner.update(rollout)["policy_loss"] != 0
+    assert not all(torch.equal(a, b) for a, b in zip(weights, refiner.actor.parameters(), strict=True))
 
 
 @pytest.mark.usefixtures("rounding")
