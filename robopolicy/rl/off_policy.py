@@ -122,13 +122,11 @@ class OffPolicy(Refiner):
         stepped = time.perf_counter()
         with torch.no_grad(), evaluating(self.policy):
             rows = self.rows(experience, chunk, decided)
-        count = len(rows["reward"])
-        if count:
-            self._keep_linked(rows, experience)
+        self._keep_linked(rows, experience)
         kept = time.perf_counter()
         logs: dict[str, float] = {}
         if not warming:
-            self.owed += self.settings.update_ratio * count
+            self.owed += self.settings.update_ratio * len(rows["reward"])
             if (updates := int(self.owed)) and len(self.replay):
                 self.owed -= updates
                 with products_of(self.learner.config.batch_size):

@@ -1,8 +1,11 @@
-"""Toy environments that fail. Workers import this module by name."""
+"""Toy environments that fail, and lanes that are lost. Workers import this module by name."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,24 @@ import numpy as np
 
 from robopolicy.env import Observation
 from robopolicy.registry import register
+from robopolicy.vector import ChunkStep, LaneVectorEnv
 from tests.toy_env import ToyConfig, ToyEnv
 
 MARK = "TOY_DIED"
 """Environment variable: a file that is made when the process dies, which then it does no more. Without it the
 process dies every time."""
+
+
+def lose(envs: LaneVectorEnv, when: Mapping[int, list[int]]) -> None:
+    """From now on lanes `when[k]` are lost in the k-th chunk, as if their worker process had died."""
+    original, chunk = envs.step_chunk, itertools.count()
+
+    def step_chunk(actions: Any, *, length: int | None = None, active: Any = None) -> ChunkStep:
+        lost = np.isin(np.arange(envs.num_envs), when.get(next(chunk), []))
+        chosen = ~lost if active is None else active & ~lost
+        return dataclasses.replace(original(actions, length=length, active=chosen), lost=lost)
+
+    envs.step_chunk = step_chunk  # type: ignore[method-assign]
 
 
 class _Marked(ToyEnv):

@@ -19,6 +19,7 @@ from robopolicy.rl.dppo import DPPO, DPPOConfig, clip_schedule
 from robopolicy.rl.proximal import Rollout
 from robopolicy.rollout import PolicyActor
 from robopolicy.vector import LaneVectorEnv
+from tests.rl.fragile_env import lose
 from tests.rl.toy_policy import cloned_policy, toy_policy
 from tests.toy_env import toy_task
 
@@ -27,9 +28,11 @@ UNET = {"name": "unet1d", "channels": [16, 32], "embedding": 16}
 TRANSFORMER = {"name": "transformer", "width": 32, "layers": 1, "heads": 2}
 
 
-def make(policy: Policy | None = None, lanes: int = 4, seed: int = 0, **changes: Any) -> DPPO:
+def make(
+    policy: Policy | None = None, lanes: int = 4, seed: int = 0, reach: float = 0.1, **changes: Any
+) -> DPPO:
     settings = {"denoising_steps": 6, "finetuned_steps": 3, "chunks": 5, "epochs": 2, "batch_size": 16}
-    envs = LaneVectorEnv(toy_task(), lanes, chunk=8, success_hold=-1)
+    envs = LaneVectorEnv(toy_task(env={"reach": reach}), lanes, chunk=8, success_hold=-1)
     config = DPPOConfig(**{**settings, **changes})
     return DPPO(config, policy=policy or toy_policy(), envs=envs, seed=seed)
 
@@ -193,6 +196,25 @@ def test_dropout_is_off_while_learning() -> None:
     rollout, _ = refiner.practise()
     rows = torch.arange(5)
     assert torch.equal(again(refiner, rollout, rows), again(refiner, rollout, rows))
+
+
+def test_lost_lanes_leave_no_row_and_no_return_runs_over_their_loss() -> None:
+    # Every step pays 1 and nothing is discounted: a return is the steps to come and the value at their end.
+    undiscounted: dict[str, Any] = {"lanes": 2, "reach": 9.0, "gamma": 1.0, "lam": 1.0, "scale_rewards": False}
+    whole, losing = (make(**undiscounted, critic_warmup=0) for _ in range(2))
+    lose(losing.practice.envs, {2: [1], 7: [0, 1]})
+    (plain, _), (found, row) = whole.practise(), losing.practise()
+    assert all(math.isfinite(value) for value in row.values())
+    for rows in (found.condition, found.trace, found.log_prob, found.advantage):
+        assert len(rows) == 9  # of two lanes by turns; the sixth is missing
+    assert torch.equal(found.condition[:5], plain.condition[:5])
+    lost = float(losing._values(plain.condition[5:6])[0])
+    one, two = losing._values(losing._look()[1])
+    expected = [20 + one, 8 + lost, 16 + one, 4 + lost, 12 + one, 8 + one, 8 + two, 4 + one, 4 + two]
+    np.testing.assert_allclose(found.returns, expected, rtol=1e-5)
+    row = losing.advance()
+    assert all(math.isfinite(value) for value in row.values())
+    assert losing.practice.lost_episodes == 3
 
 
 @pytest.mark.parametrize("tuned", [1, 6])

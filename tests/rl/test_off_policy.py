@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from robopolicy.policies.policy import Provenance
 from robopolicy.registry import config_class, get, parse
 from robopolicy.rl.presets import learner_config
 from robopolicy.rl.rlpd import blank_policy
+from tests.rl.fragile_env import lose
 from tests.rl.toy_base import LEARNER, TASK, astray, copied, practise, refiner, success
 from tests.toy_env import toy_spec, toy_task
 
@@ -86,6 +88,33 @@ def test_rows_of_the_replay_go_on_where_their_episode_does(method: str, store: s
     for refused in ({"n_step": 0}, {"capacity": 0}):
         with pytest.raises(ConfigError, match="n_step, capacity >= 1"):
             make(method, store, **refused)
+
+
+@pytest.mark.parametrize("method", ["sac", "rlpd", "dsrl"])
+def test_lost_lanes_leave_no_row_and_nothing_goes_on_across_their_loss(method: str, store: str) -> None:
+    made = make(method, store, n_step=2)
+    losses = {0: [0, 1, 2, 3], 2: [1], 8: [0, 3], 11: [0, 1, 2, 3], 13: [2]}
+    lose(made.practice.envs, losses)
+    cut: list[int] = []  # rows whose episode was lost right after them
+    for k in range(16):
+        lost = losses.get(k, [])
+        cut += made.newest[lost].tolist()
+        row = made.advance()
+        assert all(math.isfinite(value) for value in row.values())
+        assert (made.newest[lost] == -1).all()
+    assert "critic_loss" in row
+    assert made.practice.lost_episodes == 12
+    assert len(made.replay) == 16 * 4 - 12
+    cut = [at for at in cut if at >= 0]
+    assert len(cut) >= 4
+    columns = {key: value[: len(made.replay)] for key, value in made.replay._columns.items()}
+    following = columns["following"].long()
+    assert not following[cut].any()
+    goes_on = following > 0
+    assert goes_on.sum() >= 16
+    for key in [key for key in columns if f"next_{key}" in columns]:
+        after = columns[key][(torch.arange(len(following)) + following)[goes_on]]
+        assert torch.equal(columns[f"next_{key}"][goes_on], after)
 
 
 @pytest.mark.parametrize("method", QUICK)
