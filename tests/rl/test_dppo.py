@@ -200,8 +200,8 @@ def test_dropout_is_off_while_learning() -> None:
 
 def test_lost_lanes_leave_no_row_and_no_return_runs_over_their_loss() -> None:
     # Every step pays 1 and nothing is discounted: a return is the steps to come and the value at their end.
-    undiscounted: dict[str, Any] = {"lanes": 2, "reach": 9.0, "gamma": 1.0, "lam": 1.0, "scale_rewards": False}
-    whole, losing = (make(**undiscounted, critic_warmup=0) for _ in range(2))
+    settings: dict[str, Any] = {"lanes": 2, "reach": 9.0, "gamma": 1.0, "lam": 1.0, "scale_rewards": False}
+    whole, losing = (make(**settings, critic_warmup=0) for _ in range(2))
     lose(losing.practice.envs, {2: [1], 7: [0, 1]})
     (plain, _), (found, row) = whole.practise(), losing.practise()
     assert all(math.isfinite(value) for value in row.values())

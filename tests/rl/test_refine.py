@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from tqdm import tqdm
 
 from robopolicy import load
 from robopolicy.compose import compose
 from robopolicy.errors import CheckpointError, ConfigError
+from robopolicy.evaluation import plots
 from robopolicy.evaluation.run import EvaluateConfig, run_evaluation
 from robopolicy.learning.checkpoint import steps
 from robopolicy.learning.log import read_metrics
@@ -24,6 +31,7 @@ from robopolicy.policies.diffusion import DiffusionPolicy
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import parse, register
 from robopolicy.rl.convention import ConventionConfig
+from robopolicy.rl.practice import Experience
 from robopolicy.rl.refine import RefineConfig, Refinement, prepare
 from robopolicy.rl.refiner import Refiner
 from robopolicy.seeding import derive, episode_seeds
@@ -131,6 +139,51 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(base: Path, tm
     ]
     assert curves[0] == curves[1]
     assert [step // 100 for step, _ in curves[0]] == [0, 1, 2, 3]
+
+
+SMALL = {"preset": "sac", "hidden": [16, 16], "batch_size": 16}
+REAL: dict[str, dict[str, Any]] = {
+    "sac": {"n_step": 2, "warmup": 40, "update_ratio": 0.5, "learner": SMALL},
+    "dppo": {"denoising_steps": 4, "finetuned_steps": 2, "chunks": 2, "epochs": 2, "batch_size": 32},
+}
+
+
+class KilledError(BaseException):
+    """The end of a process: nobody is given the time to save anything."""
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_killed_long_after_its_last_checkpoint_a_run_ends_as_if_it_had_not_been(
+    name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robopolicy.evaluation.plots.refinement_curve", lambda *_: None)  # slow
+    method = {"method": compose("refine", [f"method={name}", "checkpoint=x"])["method"] | REAL[name]}
+    whole = refinement(base, tmp_path / "whole", **method, steps=200)
+    whole.run()
+    first = refinement(base, tmp_path / "parts", **method, steps=200, checkpoint_seconds=0.0)
+    save, step = first.save, first.refiner.practice.step
+
+    def save_early() -> None:
+        if first.env_steps <= 90:
+            save()
+
+    def step_until_killed(chunk: np.ndarray) -> Experience:
+        if first.env_steps > 130:
+            raise KilledError
+        return step(chunk)
+
+    first.save, first.refiner.practice.step = save_early, step_until_killed  # type: ignore[method-assign]
+    with pytest.raises(KilledError):
+        first.run()
+    second = refinement(base, tmp_path / "parts", **method, steps=200)
+    assert second.resumed
+    assert 40 < second.env_steps <= 90 < 130 < first.env_steps
+    second.run()
+    assert torch.equal(weights(load(tmp_path / "whole")), weights(load(tmp_path / "parts")))
+    assert torch.equal(weights(load(tmp_path / "whole" / "best")), weights(load(tmp_path / "parts" / "best")))
+    assert not torch.equal(weights(first.refiner.refined()), weights(second.refiner.refined()))
+    for key, value in whole.refiner.tensors().items():
+        assert torch.equal(second.refiner.tensors()[key], value), key
 
 
 def test_the_run_directory_holds_the_newest_the_best_the_curve_and_the_costs(
@@ -260,6 +313,43 @@ def test_the_command_refines_and_says_what_is_next(
     said = capsys.readouterr().out
     assert f"evaluate.py checkpoint={tmp_path}/run/best" in said
     assert "Minutes a million steps" in said
+
+
+def test_a_run_is_followed_in_its_line_its_event_file_and_its_report(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[Path] = []
+    draw = plots.refinement_curve
+
+    def spy(metrics: Path, path: Path, **settings: Any) -> None:
+        drawn.append(path)
+        draw(metrics, path, **settings)
+
+    monkeypatch.setattr("robopolicy.evaluation.run.refinement_curve", spy)
+    # Every update is a line here, where a person sees one line that changes.
+    monkeypatch.setattr("robopolicy.rl.refinement.progress_bar", partial(tqdm, mininterval=0, miniters=0))
+    method = compose("refine", ["method=dppo", "checkpoint=x"])["method"] | REAL["dppo"]
+    evaluate = {"every": 1000, "episodes": 4, "lanes": 2, "workers": 0}
+    run = refinement(base, tmp_path / "run", method=method, steps=200, evaluate=evaluate)
+    run.progress = True
+    run.run()
+    number = r"\d[\d.e+-]*"
+    names = ("return", "success", "clip", "kl", "steps/s")
+    values = ", ".join(f"{name} {number}" for name in names)
+    assert re.search(
+        rf"dppo toy: +\d+%.* \d+/200 \[\d\d:\d\d<\d\d:\d\d, .*{values}, best \d+%", capsys.readouterr().err
+    )
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    for key in ("practice_return", "practice_success", "clip_fraction", "kl", "steps_per_s", "success"):
+        logged = [(event.step, event.value) for event in events.Scalars(key)]
+        assert len(logged) > 1
+        assert logged == [(row["step"], pytest.approx(row[key])) for row in rows if key in row]
+    settings = EvaluateConfig(checkpoint=str(tmp_path / "run"), episodes=2, workers=0, video=0, device="cpu")
+    evaluated = run_evaluation(settings, progress=False).directory
+    picture = (evaluated / "training.png").read_bytes()
+    assert drawn == [evaluated / "training.png"]
+    assert base64.b64encode(picture).decode() in (evaluated / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("env", "kept"), [({"goal": 100.0}, 2), ({}, 1)])
