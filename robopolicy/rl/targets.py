@@ -13,7 +13,7 @@ import numpy as np
 
 from robopolicy.errors import ConfigError
 
-__all__ = ["Discounting", "advantages", "chunk_reward", "n_step_targets"]
+__all__ = ["Discounting", "advantages", "chunk_reward"]
 
 Discounting = Literal["step", "chunk"]
 
@@ -61,25 +61,4 @@ def advantages(
     for t in reversed(range(len(rewards))):
         following = happened[t] * (surprise[t] + trace[t] * following)
         found[t] = following
-    return found
-
-
-def n_step_targets(
-    rewards: np.ndarray,
-    discounts: np.ndarray,
-    next_values: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    *,
-    n: int,
-) -> np.ndarray:
-    """Bootstrapped returns over up to n chunks `[T, B]`; fewer where an episode or the rows end."""
-    if n < 1:
-        raise ConfigError(f"n-step targets need n >= 1, got {n}.")
-    final = terminated | truncated
-    bootstrap = np.where(terminated, 0.0, next_values)
-    found = rewards + discounts * bootstrap
-    for _ in range(n - 1):
-        longer = rewards[:-1] + discounts[:-1] * found[1:]
-        found = np.concatenate([np.where(final[:-1], found[:-1], longer), found[-1:]])
     return found

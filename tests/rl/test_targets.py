@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robopolicy.errors import ConfigError
-from robopolicy.rl.targets import advantages, chunk_reward, n_step_targets
+from robopolicy.rl.targets import advantages, chunk_reward
 
 
 def rows(seed: int, length: int, lanes: int) -> dict[str, np.ndarray]:
@@ -43,19 +41,6 @@ def brute_advantage(r: dict[str, np.ndarray], t: int, b: int, lam: float) -> flo
     return total
 
 
-def brute_n_step(r: dict[str, np.ndarray], t: int, b: int, n: int) -> float:
-    total, factor = 0.0, 1.0
-    last = min(t + n, len(r["rewards"]))
-    for k in range(t, last):
-        total += factor * r["rewards"][k, b]
-        factor *= r["discounts"][k, b]
-        if r["terminated"][k, b]:
-            return total
-        if r["truncated"][k, b] or k == last - 1:
-            return total + factor * r["next_values"][k, b]
-    raise AssertionError
-
-
 @given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
 def test_advantages_are_those_of_brute_force(seed: int, length: int, lam: float) -> None:
@@ -63,15 +48,6 @@ def test_advantages_are_those_of_brute_force(seed: int, length: int, lam: float)
     found = advantages(**r, lam=lam)
     expected = [[brute_advantage(r, t, b, lam) for b in range(3)] for t in range(length)]
     np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
-def test_n_step_targets_are_those_of_brute_force(seed: int, length: int, n: int) -> None:
-    r = rows(seed, length, 3)
-    del r["values"], r["lost"]
-    expected = [[brute_n_step(r, t, b, n) for b in range(3)] for t in range(length)]
-    np.testing.assert_allclose(n_step_targets(**r, n=n), expected, atol=1e-12)
 
 
 def test_with_the_true_value_nothing_surprises_whatever_the_lambda() -> None:
@@ -97,6 +73,3 @@ def test_a_chunk_that_ends_early_is_discounted_by_its_steps(steps: int) -> None:
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"gamma must be in \(0, 1\], got 1.5"):
         chunk_reward(np.zeros((1, 2)), np.ones(1), 1.5)
-    empty: Any = np.zeros((1, 1))
-    with pytest.raises(ConfigError, match="n >= 1, got 0"):
-        n_step_targets(empty, empty, empty, empty > 0, empty > 0, n=0)
