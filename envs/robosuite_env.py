@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from envs.carrying import ROUTES, route_carried
+from envs.robosuite_placement import Placement
 from envs.robosuite_spec import PROPRIOCEPTION, Controller, make_spec
 from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy.env import Expert, Observation, RobotEnv
@@ -36,18 +38,20 @@ class _Suite:
     """Whether `EndOfStep` computes `object-state` itself."""
     placed: tuple[str, ...] = ()
     """Bodies that a reset moves in the model, not in the state."""
-    open_table: bool = False
-    """Whether objects are placed at random on a table with room to spare."""
+    widest: float = 1.0
+    """For how many times robosuite's range of placement there is room."""
     carried: slice | None = None
     """Where `object-state` has the position of what is carried, if its routes are told apart."""
 
 
+# Further on, cubes and nut would hang over the table's edge, the can would stand in a wall of its bin (in the
+# widest range some are already so near that no finger fits between), and the door in the arm.
 _TASKS = {
-    "Lift": _Suite(object="cube_main", written_out=True, open_table=True),
-    "PickPlaceCan": _Suite(object="Can_main", written_out=True),
-    "NutAssemblySquare": _Suite(object="SquareNut_main", written_out=True, carried=slice(7, 10)),
-    "Door": _Suite(object="Door_main", placed=("Door_main",)),
-    "Stack": _Suite(object="cubeA_main", open_table=True),
+    "Lift": _Suite(object="cube_main", written_out=True, widest=11.0),
+    "PickPlaceCan": _Suite(object="Can_main", written_out=True, widest=1.25),
+    "NutAssemblySquare": _Suite(object="SquareNut_main", written_out=True, widest=2.5, carried=slice(7, 10)),
+    "Door": _Suite(object="Door_main", placed=("Door_main",), widest=4.0),
+    "Stack": _Suite(object="cubeA_main", widest=4.0),
     "TwoArmLift": _Suite(object="pot_root", robots=2),
 }
 
@@ -71,7 +75,8 @@ class RobosuiteConfig:
     engine: Literal["fast", "stock"] = "fast"
     """"fast": the control step is compiled, where that is possible; "stock": robosuite's own `step`."""
     placement: float = 1.0
-    """Size of the range in which objects are placed, relative to robosuite's (Lift: 6 cm by 6 cm)."""
+    """Size of the range in which objects are placed, relative to robosuite's (Lift: 6 cm by 6 cm); of angles
+    too, where robosuite has a range of them (Door)."""
 
     def __post_init__(self) -> None:
         if self.control_hz < 1 or _PHYSICS_HZ % self.control_hz:
@@ -80,9 +85,8 @@ class RobosuiteConfig:
             raise ConfigError(unknown("robosuite task", self.task, _TASKS))
         if self.placement < 0:
             raise ConfigError(f"placement must be at least 0, got {self.placement}.")
-        if self.placement != 1 and not _TASKS[self.task].open_table:
-            able = ", ".join(name for name, about in _TASKS.items() if about.open_table)
-            raise ConfigError(f"{self.task} has no room to place objects elsewhere: placement is for {able}.")
+        if self.placement > (widest := _TASKS[self.task].widest):
+            raise ConfigError(f"{self.task} has room for placement up to {widest:g}, got {self.placement:g}.")
         robots = _TASKS[self.task].robots
         valid = [key for key in PROPRIOCEPTION if int(key[5]) < robots]
         for key in self.proprioception:
@@ -145,11 +149,10 @@ class RobosuiteEnv(RobotEnv):
         self._renderer = Renderer(self._model, hidden_groups=(0,))
         self._object = int(self._model.body(about.object).id)
         self._placed = [int(self._model.body(name).id) for name in about.placed]
-        sampler = self._suite.placement_initializer if about.open_table else None
-        self._ranges = None if sampler is None else (np.array(sampler.x_range), np.array(sampler.y_range))
+        self._placement = Placement(self._suite, about.object)
         self._carried = about.carried
         self.routes = () if about.carried is None else ROUTES
-        self.reset_options = frozenset() if sampler is None else frozenset({"object_range"})
+        self.reset_options = frozenset({"object_range"} if about.widest > 1 else ())
         cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
         self.robot_spec = make_spec(
             config.proprioception,
@@ -178,14 +181,13 @@ class RobosuiteEnv(RobotEnv):
         """Start the episode that `seed` determines (without one, the next of this environment's stream).
 
         Args:
-            options: "object_range" widens the range of placement by this fraction (0 is none), where there
-                is room.
+            options: "object_range" widens the range of placement by this fraction (0 is none).
+
+        Raises:
+            ConfigError: there is no room for that.
         """
         super().reset(seed=seed)
-        if self._ranges is not None:
-            wider = self.config.placement * (1.0 + float((options or {}).get("object_range", 0.0)))
-            sampler = self._suite.placement_initializer
-            sampler.x_range, sampler.y_range = (wider * limits for limits in self._ranges)
+        self._placement.widen(self._factor(float((options or {}).get("object_range", 0.0))))
         episode = int(self.np_random.integers(2**63))
         # Placement samplers and initial joint noise share this generator, so it is reseeded in place.
         self._suite.rng.bit_generator.state = np.random.default_rng(episode).bit_generator.state
@@ -299,6 +301,16 @@ class RobosuiteEnv(RobotEnv):
         for camera in self.task.cameras:
             found[f"{camera}_image"] = self.render_frame(camera, self.task.image_size)
         return found
+
+    def _factor(self, level: float) -> float:
+        """How many times robosuite's range of placement a level of "object_range" is."""
+        factor, widest = self.config.placement * (1.0 + level), _TASKS[self.config.task].widest
+        if factor > widest:
+            highest = math.floor(100 * (widest / self.config.placement - 1)) / 100
+            raise ConfigError(
+                f"{self.config.task} has room for object_range up to {highest:g}, got {level:g}."
+            )
+        return factor
 
     def _memories(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         model, placed = self._model, self._placed

@@ -18,6 +18,10 @@ from robopolicy.task import Task
 pytestmark = pytest.mark.sim
 TASKS = ("Lift", "PickPlaceCan", "NutAssemblySquare", "Door", "Stack", "TwoArmLift")
 WRITTEN_OUT = TASKS[:3]
+ROOM = {"Lift": 10.0, "PickPlaceCan": 0.25, "NutAssemblySquare": 1.5, "Door": 3.0, "Stack": 3.0}
+"""Highest levels of "object_range"."""
+ON_A_TABLE = {"Lift": 0.03, "NutAssemblySquare": 0.081, "Stack": 0.029}
+"""How far the object reaches from its middle, metres; the table is 40 cm from its own to its edges."""
 
 
 def suite_env(name: str = "Lift", cameras: tuple[str, ...] = (), **config: object) -> RobosuiteEnv:
@@ -126,24 +130,73 @@ def test_what_is_drawn_once_does_not_depend_on_the_episode() -> None:
     np.testing.assert_array_equal(one.simulation[0].geom_size, two.simulation[0].geom_size)
 
 
-def test_objects_are_placed_in_a_wider_range_where_there_is_room() -> None:
-    def spread(env: RobosuiteEnv, **options: float) -> np.ndarray:
-        places = []
-        for seed in range(20):
-            env.reset(seed=seed, options=dict(options))
-            places.append(env.simulation[1].xpos[env.object_body][:2].copy())
-        return np.ptp(places, axis=0)
+def starts(env: RobosuiteEnv, **options: float) -> np.ndarray:
+    """Where the object begins in 40 episodes, and its turn about the vertical, `[40, 3]`."""
+    found = []
+    for seed in range(40):
+        env.reset(seed=seed, options=dict(options))
+        data, body = env.simulation[1], env.object_body
+        found.append([*data.xpos[body][:2], 2 * np.arctan2(data.xquat[body][3], data.xquat[body][0])])
+    return np.array(found)
 
+
+@pytest.mark.parametrize("name, level", [(name, min(1.0, level)) for name, level in ROOM.items()])
+def test_objects_are_placed_in_a_wider_range_about_the_same_centre(name: str, level: float) -> None:
+    env = suite_env(name)
+    usual, wider = starts(env), starts(env, object_range=level)
+    # A can that would stand in one of the hidden objects is drawn again, so it does not simply move outwards.
+    tolerance = 0.1 if name == "PickPlaceCan" else 1e-6
+    which = slice(3) if name == "Door" else slice(2)  # all others are turned by any angle
+    spread, widened = np.ptp(usual, axis=0)[which], np.ptp(wider, axis=0)[which]
+    np.testing.assert_allclose(widened, (1 + level) * spread, rtol=tolerance)
+    middle = [(found.min(0) + found.max(0))[which] / 2 for found in (usual, wider)]
+    assert (np.abs(middle[1] - middle[0]) < 0.1 * spread).all()
+
+
+@pytest.mark.parametrize("name, level", ROOM.items())
+def test_the_widest_range_has_room_and_a_wider_one_is_refused(name: str, level: float) -> None:
+    import mujoco
+
+    env = suite_env(name)
+    model, data = env.simulation
+    own = model.body_rootid == env.object_body
+    for seed in range(60):
+        env.reset(seed=seed, options={"object_range": level})
+        mujoco.mj_forward(model, data)
+        sides = [c for c in data.contact if own[model.geom_bodyid[c.geom]].any() and abs(c.frame[2]) < 0.9]
+        assert not sides, f"{[model.geom(g) for g in sides[0].geom]} touch at seed {seed}"
+        if name in ON_A_TABLE:
+            reach = np.abs(data.xpos[env.object_body][:2]) + ON_A_TABLE[name]
+            assert (reach < 0.4).all()
+    with pytest.raises(ConfigError, match=rf"{name} has room for object_range up to {level:g}, got"):
+        env.reset(seed=0, options={"object_range": level + 0.01})
+
+
+@pytest.mark.parametrize("name", ROOM)
+def test_a_range_wider_by_nothing_is_robosuites_own(name: str) -> None:
+    plain, none = suite_env(name), suite_env(name)
+    none.reset(seed=0, options={"object_range": 0.2})
+    for seed in range(3):
+        plain.reset(seed=seed)
+        none.reset(seed=seed, options={"object_range": 0.0})
+        np.testing.assert_array_equal(plain.get_state(), none.get_state())
+
+
+def test_a_task_has_a_range_of_its_own_which_is_widened_from_there() -> None:
     usual, hard = suite_env("Lift"), suite_env("Lift", placement=3.0)
-    assert np.allclose(spread(hard), 3 * spread(usual), rtol=1e-6)
-    assert np.allclose(spread(usual, object_range=1.0), 2 * spread(usual), rtol=1e-6)
+    np.testing.assert_allclose(np.ptp(starts(hard), axis=0)[:2], 3 * np.ptp(starts(usual), axis=0)[:2])
+    np.testing.assert_array_equal(starts(hard), starts(usual, object_range=2.0))
+    with pytest.raises(ConfigError, match=r"up to 2\.66, got 3"):
+        hard.reset(seed=0, options={"object_range": 3.0})
     assert usual.reset_options == {"object_range"}
-    assert not suite_env("PickPlaceCan").reset_options
+    assert not suite_env("TwoArmLift").reset_options
 
 
 def test_misuse_is_explained() -> None:
-    with pytest.raises(ConfigError, match="placement is for Lift, Stack"):
+    with pytest.raises(ConfigError, match=r"room for placement up to 1\.25, got 2"):
         suite_env("PickPlaceCan", placement=2.0)
+    with pytest.raises(ConfigError, match="at least 0"):
+        suite_env(placement=-1.0)
     with pytest.raises(ConfigError, match="agentview"):
         suite_env(cameras=("agentveiw",))
     with pytest.raises(ConfigError, match="NutAssemblySquare"):
