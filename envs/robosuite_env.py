@@ -16,7 +16,7 @@ from envs.carrying import ROUTES, route_carried
 from envs.robosuite_placement import Placement
 from envs.robosuite_spec import PROPRIOCEPTION, Controller, make_spec
 from envs.spaces import camera_specs, checked, spaces_of
-from robopolicy.env import Expert, Observation, RobotEnv
+from robopolicy.env import Expert, Grasp, Observation, RobotEnv
 from robopolicy.errors import ConfigError, MissingCapability, RobopolicyError, SpecMismatch, unknown
 from robopolicy.registry import parse, register
 from robopolicy.task import Task
@@ -40,16 +40,20 @@ class _Suite:
     """Bodies that a reset moves in the model, not in the state."""
     widest: float = 1.0
     """For how many times robosuite's range of placement there is room."""
-    carried: slice | None = None
-    """Where `object-state` has the position of what is carried, if its routes are told apart."""
+    position: slice | None = None
+    """Where `object-state` has the object's, if one gripper is to hold it."""
+    routes: tuple[str, ...] = ()
+    """By which the object is carried, where they are told apart."""
 
 
 # Further on, cubes and nut would hang over the table's edge, the can would stand in a wall of its bin (in the
 # widest range some are already so near that no finger fits between), and the door in the arm.
 _TASKS = {
-    "Lift": _Suite(object="cube_main", written_out=True, widest=11.0),
-    "PickPlaceCan": _Suite(object="Can_main", written_out=True, widest=1.25),
-    "NutAssemblySquare": _Suite(object="SquareNut_main", written_out=True, widest=2.5, carried=slice(7, 10)),
+    "Lift": _Suite(object="cube_main", written_out=True, widest=11.0, position=slice(3)),
+    "PickPlaceCan": _Suite(object="Can_main", written_out=True, widest=1.25, position=slice(7, 10)),
+    "NutAssemblySquare": _Suite(
+        object="SquareNut_main", written_out=True, widest=2.5, position=slice(7, 10), routes=ROUTES
+    ),
     "Door": _Suite(object="Door_main", placed=("Door_main",), widest=4.0),
     "Stack": _Suite(object="cubeA_main", widest=4.0),
     "TwoArmLift": _Suite(object="pot_root", robots=2),
@@ -150,8 +154,7 @@ class RobosuiteEnv(RobotEnv):
         self._object = int(self._model.body(about.object).id)
         self._placed = [int(self._model.body(name).id) for name in about.placed]
         self._placement = Placement(self._suite, about.object)
-        self._carried = about.carried
-        self.routes = () if about.carried is None else ROUTES
+        self._position, self.routes = about.position, about.routes
         self.reset_options = frozenset({"object_range"} if about.widest > 1 else ())
         cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
         self.robot_spec = make_spec(
@@ -244,9 +247,28 @@ class RobosuiteEnv(RobotEnv):
         Raises:
             MissingCapability: a task whose routes nobody tells apart.
         """
-        if self._carried is None:
+        if not self.routes:
             raise MissingCapability(f"Nobody tells routes of {self.config.task} apart.")
-        return route_carried(episode["object-state"][:, self._carried])
+        return route_carried(episode["object-state"][:, self._position])
+
+    def grasp(self, episode: Mapping[str, np.ndarray]) -> Grasp:
+        """How the fingers and the task's object stood to one another.
+
+        Args:
+            episode: "object-state", "robot0_eef_pos" and "robot0_gripper_qpos", `[T, ...]`.
+
+        Raises:
+            MissingCapability: a task without one object to hold, or without those observations.
+        """
+        hand, fingers = "robot0_eef_pos", "robot0_gripper_qpos"
+        if self._position is None or not {hand, fingers} <= {*self.config.proprioception}:
+            raise MissingCapability(f"{self.config.task} needs one object to hold, {hand} and {fingers}.")
+        position = episode["object-state"][:, self._position]
+        return Grasp(
+            opening=np.abs(episode[fingers]).sum(1),
+            distance=np.linalg.norm(position - episode[hand], axis=1),
+            height=position[:, 2],
+        )
 
     def get_state(self) -> np.ndarray:
         """MuJoCo's integration state and what control, placement and observation remember, float64 `[S]`."""

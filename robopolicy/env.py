@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium
@@ -14,7 +15,7 @@ from robopolicy.registry import build, parse
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
-__all__ = ["Expert", "Observation", "RobotEnv", "make_env"]
+__all__ = ["Expert", "Grasp", "Observation", "RobotEnv", "make_env"]
 
 Observation = dict[str, np.ndarray]
 
@@ -25,6 +26,18 @@ class Expert(Protocol):
     def act(self, observation: Observation) -> np.ndarray:
         """The next action `[Da]`."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grasp:
+    """How a gripper and the object that it is for stood to one another, step by step, in metres."""
+
+    opening: np.ndarray
+    """Between the fingers `[T]`."""
+    distance: np.ndarray
+    """From between the fingertips to the object's middle `[T]`."""
+    height: np.ndarray
+    """Of the object's middle `[T]`."""
 
 
 class RobotEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
@@ -52,6 +65,10 @@ class RobotEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
     def route(self, episode: Mapping[str, np.ndarray]) -> str | None:
         """Which of `routes` an episode took, from its observations `[T, ...]`; None if it ended too early."""
         raise MissingCapability(f"{type(self).__name__} does not tell routes apart.")
+
+    def grasp(self, episode: Mapping[str, np.ndarray]) -> Grasp:
+        """How gripper and object stood to one another in an episode, from its observations `[T, ...]`."""
+        raise MissingCapability(f"{type(self).__name__} does not tell how its gripper stands to an object.")
 
     def get_state(self) -> np.ndarray:
         """The full simulator state `[S]`, for exact replay."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from robopolicy.env import Expert, Observation, RobotEnv
+from robopolicy.env import Expert, Grasp, Observation, RobotEnv
 from robopolicy.errors import ConfigError, MissingCapability, unknown
 from robopolicy.seeding import rng
 from robopolicy.spec import ActionSpec, Spec
@@ -292,6 +292,16 @@ class PerturbedEnv(RobotEnv):
     def route(self, episode: Mapping[str, np.ndarray]) -> str | None:
         """As the environment tells it."""
         return self.env.route(episode)
+
+    def grasp(self, episode: Mapping[str, np.ndarray]) -> Grasp:
+        """As the environment tells it.
+
+        Raises:
+            MissingCapability: from readings that are perturbed.
+        """
+        if names := [p.name for p in self._perturbations if _KINDS[p.name].target == "reading"]:
+            raise MissingCapability(f"Readings under {', '.join(names)} do not tell where an object is.")
+        return self.env.grasp(episode)
 
     def close(self) -> None:
         """Close the environment."""

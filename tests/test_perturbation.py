@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import tests.toy_env  # noqa: F401 - registers the environment
-from robopolicy.env import Observation, RobotEnv, make_env
+from robopolicy.env import Grasp, Observation, RobotEnv, make_env
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.perturbation import NAMES, PerturbedEnv
 from robopolicy.rollout import ExpertActor, run_episodes
@@ -172,6 +172,16 @@ def test_settings_that_cannot_work(values: dict[str, Any], message: str) -> None
 def test_an_environment_that_cannot_is_named() -> None:
     with pytest.raises(MissingCapability, match="ToyEnv cannot reset with object_range"):
         make(toy_task(), {"name": "object_range", "level": 1.0})
+
+
+def test_grasps_are_told_unless_the_readings_they_are_told_from_are_perturbed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = Grasp(opening=np.zeros(1), distance=np.zeros(1), height=np.zeros(1))
+    monkeypatch.setattr(ToyEnv, "grasp", lambda self, episode: told)
+    assert make(toy_task(), {"name": "push", "level": 0.5}).grasp({}) is told
+    with pytest.raises(MissingCapability, match="under noise"):
+        make(toy_task(), {"name": "push", "level": 0.5}, {"name": "noise", "level": 0.5}).grasp({})
 
 
 def test_every_perturbation_has_a_yaml() -> None:

@@ -12,7 +12,7 @@ import pytest
 from envs.check import assert_ok
 from envs.robosuite_env import RobosuiteEnv
 from robopolicy.env import make_env
-from robopolicy.errors import ConfigError, RobopolicyError, SpecMismatch
+from robopolicy.errors import ConfigError, MissingCapability, RobopolicyError, SpecMismatch
 from robopolicy.task import Task
 
 pytestmark = pytest.mark.sim
@@ -190,6 +190,28 @@ def test_a_task_has_a_range_of_its_own_which_is_widened_from_there() -> None:
         hard.reset(seed=0, options={"object_range": 3.0})
     assert usual.reset_options == {"object_range"}
     assert not suite_env("TwoArmLift").reset_options
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_gripper_and_object_stand_as_in_the_simulation(name: str) -> None:
+    env = suite_env(name)
+    rows, wanted = [], []
+    for action in (None, *[np.full(7, -1.0)] * 5):
+        rows.append(env.reset(seed=0)[0] if action is None else env.step(action)[0])
+        data, model = env.simulation[1], env.simulation[0]
+        fingers = [data.joint(model.joint(i).name).qpos[0] for i in range(7, 9)]
+        where = data.xpos[env.object_body]
+        gap = np.linalg.norm(where - env.arm.position)
+        wanted.append([abs(fingers[0] - fingers[1]), gap, where[2]])
+    found = env.grasp({key: np.stack([row[key] for row in rows]) for key in rows[0]})
+    np.testing.assert_allclose(np.stack([found.opening, found.distance, found.height], 1), wanted, atol=1e-5)
+    assert found.opening[-1] > found.opening[0] + 0.02  # an action of -1 opens
+
+
+def test_a_task_without_one_object_to_hold_tells_nothing_of_grasps() -> None:
+    for env in (suite_env("Door"), suite_env("Lift", proprioception=["robot0_eef_pos"])):
+        with pytest.raises(MissingCapability, match="one object to hold"):
+            env.grasp(dict(env.reset(seed=0)[0]))
 
 
 def test_misuse_is_explained() -> None:
