@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,7 @@ def evaluate(
     envs: LaneVectorEnv | None = None,
     offset: int = 0,
     seeds: Sequence[int] | None = None,
+    watch: Callable[[Episode], None] | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes of a seed block, from its `offset`-th on.
 
@@ -192,6 +193,7 @@ def evaluate(
         used_seeds: seeds the actor was trained or chosen on; none of them may be reported.
         envs: lanes to use and leave open; otherwise they are made and closed here, at most one an episode.
         seeds: these episodes instead of those of a block.
+        watch: called with every finished episode and its arrays.
 
     Raises:
         ConfigError: no episodes, or an unknown seed block.
@@ -215,8 +217,10 @@ def evaluate(
         with progress_bar(
             total=episodes, desc=f"evaluate {task.name}", unit="ep", disable=not progress
         ) as bar:
-            for episode in run_episodes(envs, actor, seeds):
+            for episode in run_episodes(envs, actor, seeds, record=watch is not None):
                 rows.append(EpisodeRow.of(episode))
+                if watch is not None:
+                    watch(episode)
                 bar.set_postfix_str(f"success {sum(row.success for row in rows)}/{len(rows)}", refresh=False)
                 bar.update()
     finally:

@@ -21,6 +21,7 @@ __all__ = [
     "Verdict",
     "method_interval",
     "paired_difference",
+    "share_interval",
     "wilson",
 ]
 
@@ -71,6 +72,24 @@ def method_interval(table: Table, confidence: float = 0.95) -> Interval:
     pooled = wilson(int(rates.sum()), rates.size, confidence)
     low, high = _percentiles(means, confidence)
     return Interval(float(rates.mean()), min(low, pooled.low), max(high, pooled.high))
+
+
+def share_interval(hits: Table, of: Table, confidence: float = 0.95) -> Interval:
+    """Of the episodes `of`, the share that are `hits`, both `[S, E]`; [0, 1] where there are none.
+
+    Bootstrap over seeds and episodes as in `method_interval`, never narrower than Wilson's either.
+    """
+    condition = _check(of)
+    met = _check(hits) * condition
+    pooled = wilson(int(met.sum()), int(condition.sum()), confidence)
+    if not condition.any():
+        return pooled
+    seeds, episodes = _weights(len(condition), 0), _weights(condition.shape[1], 1)
+    count, every = (
+        np.einsum("rs,se,re->r", seeds, table, episodes, optimize=True) for table in (met, condition)
+    )
+    low, high = _percentiles(count[every > 0] / every[every > 0], confidence)
+    return Interval(pooled.value, min(low, pooled.low), max(high, pooled.high))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.evaluation.baselines import ExploringActor, RandomActor, ZeroActor, baseline
 from robopolicy.evaluation.evaluate import Evaluation, evaluate
-from robopolicy.rollout import ExpertActor, LaneView
+from robopolicy.rollout import Episode, ExpertActor, LaneView
 from robopolicy.seeding import episode_seeds
 from robopolicy.vector import LaneVectorEnv
 from tests.toy_env import toy_spec, toy_task
@@ -65,6 +66,17 @@ def test_given_environments_stay_open_and_are_reused() -> None:
     assert first.lanes == 3
     assert not envs.closed
     envs.close()
+
+
+def test_who_watches_sees_every_episode_and_its_arrays() -> None:
+    seen: list[Episode] = []
+    settings: dict[str, Any] = {"episodes": 5, "lanes": 2, "workers": 0, "progress": False}
+    watched = evaluate(ExpertActor(8), toy_task(), **settings, watch=seen.append)
+    assert watched.rows == evaluate(ExpertActor(8), toy_task(), **settings).rows
+    assert sorted(episode.index for episode in seen) == [0, 1, 2, 3, 4]
+    for episode in seen:
+        assert {len(rows) for rows in episode.data.values()} == {episode.steps}
+        assert {"position", "action", "success"} <= episode.data.keys()
 
 
 def test_save_and_load(tmp_path: Path) -> None:

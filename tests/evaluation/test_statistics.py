@@ -5,7 +5,12 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from robopolicy.errors import DataError
-from robopolicy.evaluation.statistics import method_interval, paired_difference, wilson
+from robopolicy.evaluation.statistics import (
+    method_interval,
+    paired_difference,
+    share_interval,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("n", [1, 7, 100])
@@ -121,3 +126,20 @@ def test_tables_that_cannot_be_compared_are_refused() -> None:
         method_interval([[True, False], [True]])
     with pytest.raises(DataError, match="at least one"):
         method_interval([[]])
+
+
+def test_a_share_is_of_those_that_meet_the_condition() -> None:
+    hits, of = np.zeros((2, 60), bool), np.zeros((2, 60), bool)
+    hits[:, :20], of[:, 10:40] = True, True
+    share = share_interval(hits, of)
+    assert share.value == pytest.approx(1 / 3)
+    assert share.low <= wilson(20, 60).low < wilson(20, 60).high <= share.high
+    nobody = share_interval(hits, np.zeros_like(of))
+    assert np.isnan(nobody.value)
+    assert (nobody.low, nobody.high) == (0.0, 1.0)
+
+
+def test_a_share_of_all_episodes_is_a_methods_rate() -> None:
+    table = np.random.default_rng(0).random((3, 50)) < [[0.2], [0.5], [0.8]]
+    share, rate = share_interval(table, np.ones_like(table)), method_interval(table)
+    assert (share.value, share.low, share.high) == pytest.approx((rate.value, rate.low, rate.high))
