@@ -11,6 +11,7 @@ from robopolicy.evaluation.compare import table as comparison
 from robopolicy.evaluation.hardware_tables import HARDWARE
 from robopolicy.evaluation.markdown import Files, Values, interval, markdown, points, success
 from robopolicy.evaluation.recorded_table import recorded_rows
+from robopolicy.evaluation.retry_study import retry_table
 from robopolicy.evaluation.value_tables import value_tables
 
 __all__ = ["SECTIONS", "check_sections"]
@@ -292,6 +293,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Files], str]]] = {
     "values": ("Choosing by values", value_tables),
     "compared": ("The same episodes in several ways", _compared),
     "recorded": ("What recorded episodes alone bring", _recorded),
+    "retries": ("Trying again after a failed grasp", retry_table),
     "solvable": ("Starts that nothing solves", _solvable),
     "world_speed": ("Speed of imagination", _imagined),
     "world": ("World models", _worlds),

@@ -54,6 +54,19 @@ def test_signals_are_asked_three_questions(tmp_path: Path) -> None:
     assert "| failing, matched times | nobody failed |" in page
 
 
+def test_retries_have_a_line_for_each_policy(tmp_path: Path) -> None:
+    share = {"count": 10, "of": 20, "value": 0.5, "low": 0.4, "high": 0.6}
+    row = {"training seeds": 2, "attempts": 1.26, "success": share, "first attempt failed": share}
+    row |= {"tried again": share, "then succeeded": {"count": 0, "of": 0}}
+    for name, perturb in (("square", None), ("square_push", {"name": "push", "level": 0.5})):
+        values = {"task": "square", "perturb": perturb, "policies": {"diffusion": row}}
+        (tmp_path / f"retries_{name}.json").write_text(json.dumps(values))
+    page = check_sections(tmp_path)
+    cells = " | ".join(["50.0% [40.0%, 60.0%] of 20"] * 3)
+    assert f"| square | - | diffusion | 2 | {cells} | - | 1.3 |" in page
+    assert f"| square | push 0.5 | diffusion | 2 | {cells} | - | 1.3 |" in page
+
+
 def test_what_values_are_worth(tmp_path: Path) -> None:
     rate, gap = {"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 0.13, "low": -0.01, "high": 0.27}
     steered = {"policy": {"success": rate}, "greedy": {"success": rate, "difference": {"interval": gap}}}
