@@ -65,7 +65,7 @@ def run_study(config: EnergyStudyConfig) -> tuple[Path, dict[str, Any]]:
     """AUROC of every signal, for failing episodes and for biased readings; written to one file.
 
     Raises:
-        ConfigError: no observation is of the group.
+        ConfigError: no observation is of the group, or the policy was not trained on the data.
         MissingCapability: the policy has no energy.
     """
     from robopolicy.data.windows import Windows
@@ -79,8 +79,12 @@ def run_study(config: EnergyStudyConfig) -> tuple[Path, dict[str, Any]]:
     if task is None or not isinstance(reference, DenoisingPolicy):
         raise ConfigError("energy_signal needs a checkpoint with a task, and a reference that denoises.")
     store = EpisodeStore.open(config.data)
+    learned = {*policy.provenance.used_seeds}
+    trained = [i for i, seed in enumerate(store.seeds.tolist()) if seed in learned]
+    if not trained:
+        raise ConfigError(f"{config.checkpoint} was trained on no episode of {config.data}.")
     windows = Windows(
-        store, obs_keys=list(policy.spec.observations), episodes=list(range(len(store))), device=device,
+        store, obs_keys=list(policy.spec.observations), episodes=trained, device=device,
         obs_horizon=policy.obs_horizon, pred_horizon=policy.pred_horizon,
         action_horizon=policy.action_horizon,
     )  # fmt: skip

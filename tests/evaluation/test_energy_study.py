@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from robopolicy.data.store import EpisodeStore
+from robopolicy.data.windows import Windows
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.evaluation.collect import collect
 from robopolicy.learning.checkpoint import save_checkpoint
@@ -20,12 +21,17 @@ TASK = toy_task(horizon=12)
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    for name in ("energy_denoising", "diffusion"):
-        policy = make(name, toy_spec(), sampler={"name": "ddim", "steps": 2})
-        policy.provenance = Provenance(task=TASK)
+    collect(TASK, tmp_path / "toy.zarr", episodes=3, lanes=1, workers=0)
+    seeds = EpisodeStore.open(tmp_path / "toy.zarr").seeds.tolist()
+    assert len(seeds) == 3
+    for name, used in (("energy_denoising", seeds[:2]), ("diffusion", seeds[:2]), ("stranger", [7])):
+        policy = make(
+            "diffusion" if name == "diffusion" else "energy_denoising",
+            toy_spec(),
+            sampler={"name": "ddim", "steps": 2},
+        )
+        policy.provenance = Provenance(task=TASK, used_seeds=tuple(used))
         save_checkpoint(tmp_path / name, policy)
-    collect(TASK, tmp_path / "toy.zarr", episodes=2, lanes=1, workers=0)
-    assert len(EpisodeStore.open(tmp_path / "toy.zarr")) == 2
     return [
         f"checkpoint={tmp_path}/energy_denoising", f"reference={tmp_path}/diffusion",
         f"data={tmp_path}/toy.zarr", f"out={tmp_path}/checks", "episodes=3", "lanes=3",
@@ -52,6 +58,21 @@ def test_every_signal_is_measured_and_written_with_what_it_was_made_from(
     assert "nearest training data" in capsys.readouterr().out
 
 
+def test_the_nearest_data_are_those_the_policy_was_trained_on(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    monkeypatch.setattr(
+        "robopolicy.data.windows.Windows",
+        lambda *args, episodes, _inner=Windows, **kwargs: (
+            seen.append(episodes),
+            _inner(*args, episodes=episodes, **kwargs),
+        )[1],
+    )
+    run("energy_signal", *words)
+    assert seen == [[0, 1]]
+
+
 def test_what_cannot_be_studied_is_refused(words: list[str], tmp_path: Path) -> None:
     from robopolicy.evaluation.energy_study import EnergyStudyConfig, run_study
 
@@ -64,3 +85,5 @@ def test_what_cannot_be_studied_is_refused(words: list[str], tmp_path: Path) -> 
         run_study(dataclasses.replace(config, group="camera"))
     with pytest.raises(MissingCapability, match="lacks energy"):
         run_study(dataclasses.replace(config, checkpoint=config.reference))
+    with pytest.raises(ConfigError, match=r"stranger was trained on no episode of .*toy\.zarr"):
+        run_study(dataclasses.replace(config, checkpoint=f"{tmp_path}/stranger"))
