@@ -44,6 +44,9 @@ def main(config: dict[str, Any]) -> None:
         return
     where = settings.directory
     target = "" if settings.task else f" data={settings.store_path}"
+    if (where / "best").exists():
+        how = f"{abs(trainer.merit):.3g} {settings.trainer.best} on what it was chosen by"
+        print(f"The best on the way ({how}) is in {where}/best.")
     print(f"Saved to {where}. Next:\n  python scripts/evaluate.py checkpoint={where}{target}")
 
 

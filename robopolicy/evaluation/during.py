@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.registry import parse
 from robopolicy.rollout import PolicyActor
+from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
@@ -24,6 +25,7 @@ class SelectionCheck:
     def __init__(self, config: TrainConfig) -> None:
         self.task = parse(Task, config.task or {}, "task")
         self.settings = config.evaluate
+        self.seeds = episode_seeds("select", self.settings.episodes)
         self._envs: LaneVectorEnv | None = None
 
     def __call__(self, policy: Policy) -> Mapping[str, float]:

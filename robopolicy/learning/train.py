@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from robopolicy.device import choose_device
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.learning.checkpoint import check_tensors, find_checkpoint, read_tensors
 from robopolicy.learning.run import open_run
-from robopolicy.learning.trainer import Trainer, TrainerConfig
+from robopolicy.learning.trainer import Check, Trainer, TrainerConfig
 from robopolicy.model import Provenance
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import build, config_class, get, parse, plain
@@ -46,6 +46,7 @@ MAY_CHANGE = (
     "trainer.threads",
     "trainer.wandb",
     "trainer.keep",
+    "trainer.best",
     "evaluate.workers",
 )
 
@@ -111,7 +112,7 @@ class TrainConfig:
 def prepare(
     config: TrainConfig,
     *,
-    evaluate: Callable[[Policy], Mapping[str, float]] | None = None,
+    evaluate: Check | None = None,
     progress: bool = True,
 ) -> Trainer[Policy]:
     """A trainer, new or where the run in its directory stopped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -28,7 +28,7 @@ from robopolicy.policies.policy import evaluating
 from robopolicy.progress import progress_bar
 from robopolicy.seeding import derive
 
-__all__ = ["Examples", "Trainer", "TrainerConfig", "learning_rate"]
+__all__ = ["Check", "Examples", "Trainer", "TrainerConfig", "learning_rate"]
 
 M = TypeVar("M", bound=Model)
 
@@ -68,6 +68,9 @@ class TrainerConfig:
     validate_every: int = 1_000
     evaluate_every: int = 0
     """Steps between evaluations in the environment, if one is given; 0 for none."""
+    best: Literal["success", "validation_loss"] | None = "success"
+    """What decides whether the averaged model of an evaluation (or validation) is kept in ``<run>/best``: the
+    highest success or the lowest loss so far (newer ones win draws). Nothing is where it is not measured."""
     checkpoint_seconds: float = 300.0
     keep: int = 2
     """Newest checkpoints kept."""
@@ -91,12 +94,28 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+class Check(Protocol):
+    """What a model can do, measured while it is trained."""
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of the episodes that it is measured on."""
+        ...
+
+    def __call__(self, model: Any, /) -> Mapping[str, float]:
+        """Numbers for the log."""
+        ...
+
+
 class Trainer(Generic[M]):
     """Trains a model on windows; everything random depends on (seed, step) alone, so resuming is exact.
 
     Args:
         directory: the run's; checkpoints and logs go below it.
         evaluate: called with the averaged model every `evaluate_every` steps; its numbers are logged.
+
+    Raises:
+        ConfigError: the best is to be told by a validation that there is not.
     """
 
     def __init__(
@@ -108,11 +127,13 @@ class Trainer(Generic[M]):
         *,
         seed: int,
         validation: Examples | None = None,
-        evaluate: Callable[[M], Mapping[str, float]] | None = None,
+        evaluate: Check | None = None,
         run_config: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
         policy.require("trainable")
+        if config.best == "validation_loss" and validation is None:
+            raise ConfigError("trainer.best=validation_loss needs episodes to validate on (validation=0.1).")
         self.config, self.windows, self.directory, self.seed = config, windows, Path(directory), seed
         self.validation, self.evaluate, self.run_config = validation, evaluate, dict(run_config or {})
         self.ranks = Ranks.join()
@@ -131,7 +152,7 @@ class Trainer(Generic[M]):
             fused=policy.device.type in ("cpu", "cuda"),
         )
         self.generator = torch.Generator(policy.device)
-        self.step = 0
+        self.step, self.merit = 0, -math.inf
         self._seconds = {"data": 0.0, "forward_backward": 0.0, "optimizer": 0.0}
         if found := ckpt.steps(self.directory):
             self._restore(found[-1])
@@ -176,14 +197,18 @@ class Trainer(Generic[M]):
                         log.add(self.step, row)
                         running, since_step, since = {}, self.step, time.monotonic()
                     if log and self.validation and (self.step % config.validate_every == 0 or last):
-                        log.add(self.step, {"validation_loss": self._validate()})
+                        row = {"validation_loss": self._validate()}
+                        log.add(self.step, row)
+                        self._keep_best(row)
                     if (
                         log
                         and self.evaluate
                         and config.evaluate_every
                         and (self.step % config.evaluate_every == 0 or last)
                     ):
-                        log.add(self.step, self.evaluate(self.average))
+                        row = dict(self.evaluate(self.average))
+                        log.add(self.step, row)
+                        self._keep_best(row)
                     if last or time.monotonic() - saved > config.checkpoint_seconds:
                         self.save()
                         saved = time.monotonic()
@@ -209,10 +234,28 @@ class Trainer(Generic[M]):
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
         target = self.directory / "checkpoints" / f"{ckpt.STEP_PREFIX}{self.step:08d}"
         ckpt.save_checkpoint(
-            target, self.average, training=tensors, state={"step": self.step, "seed": self.seed}
+            target,
+            self.average,
+            training=tensors,
+            state={"step": self.step, "seed": self.seed, "merit": self.merit},
         )
         for old in ckpt.steps(self.directory)[: -self.config.keep]:
             ckpt.remove(old)
+
+    def _keep_best(self, measured: Mapping[str, float]) -> None:
+        """Keep the averaged model if nothing was better; the seeds that say so count as used."""
+        name = self.config.best
+        if name is None or name not in measured:
+            return
+        merit = measured[name] if name == "success" else -measured[name]
+        if merit < self.merit:
+            return
+        self.merit, known = merit, self.policy.provenance
+        chosen_on = self.evaluate.seeds if name == "success" and self.evaluate else ()
+        self.average.provenance = dataclasses.replace(
+            known, step=self.step, used_seeds=tuple(dict.fromkeys((*known.used_seeds, *chosen_on)))
+        )
+        ckpt.save_checkpoint(self.directory / "best", self.average)
 
     def _update(self) -> tuple[Tensor, dict[str, Tensor]]:
         started = time.perf_counter()
@@ -267,7 +310,7 @@ class Trainer(Generic[M]):
         state = ckpt.read_json(directory / "training.json")
         if state["seed"] != self.seed:
             raise CheckpointError(f"{directory} was trained with seed {state['seed']}, not {self.seed}.")
-        self.step = int(state["step"])
+        self.step, self.merit = int(state["step"]), float(state.get("merit", -math.inf))
         for index, parameter in enumerate(self.parameters):
             prefix = f"optimizer.{index}."
             entries = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}

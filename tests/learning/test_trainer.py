@@ -105,6 +105,50 @@ def test_old_checkpoints_are_removed(store: Path, tmp_path: Path) -> None:
     assert [path.name for path in steps(tmp_path / "run")] == ["step-00000029", "step-00000030"]
 
 
+class Told:
+    """Success as it is told, evaluation by evaluation."""
+
+    seeds = (1_000_000, 1_000_001)
+
+    def __init__(self, *successes: float) -> None:
+        self.left = list(successes)
+
+    def __call__(self, policy: Policy) -> dict[str, float]:
+        return {"success": self.left.pop(0), "return": 0.0}
+
+
+def test_the_best_of_the_evaluations_is_kept_and_knows_what_it_was_chosen_on(
+    store: Path, tmp_path: Path
+) -> None:
+    best = tmp_path / "run/best"
+    learning = trainer(store, tmp_path / "run", **{"trainer.evaluate_every": 10})
+    learning.evaluate = Told(0.5, 0.7, 0.6)
+    learning.train()
+    assert load(best).provenance.step == 20
+    assert load(tmp_path / "run").provenance.step == 30
+    assert set(Told.seeds) <= set(load(best).provenance.used_seeds)
+    assert not set(Told.seeds) & set(load(tmp_path / "run").provenance.used_seeds)
+    longer = trainer(store, tmp_path / "other", **{"trainer.evaluate_every": 10, "trainer.steps": 40})
+    longer.evaluate = Told(0.7, 0.1)
+    interrupt_at(longer, 25)
+    with pytest.raises(KeyboardInterrupt):
+        longer.train()
+    longer = trainer(store, tmp_path / "other", **{"trainer.evaluate_every": 10, "trainer.steps": 40})
+    longer.evaluate = Told(0.6, 0.7)  # what was as good before the interruption is beaten by a draw alone
+    longer.train()
+    assert load(tmp_path / "other/best").provenance.step == 40
+
+
+def test_the_lowest_validation_loss_may_decide_instead(store: Path, tmp_path: Path) -> None:
+    learning = trainer(store, tmp_path / "run", **{"trainer.best": "validation_loss"})
+    losses = iter([3.0, 1.0, 2.0])
+    learning._validate = lambda: next(losses)  # type: ignore[method-assign]
+    learning.train()
+    assert load(tmp_path / "run/best").provenance.step == 20
+    with pytest.raises(ConfigError, match=r"needs episodes to validate on"):
+        trainer(store, tmp_path / "none", **{"trainer.best": "validation_loss", "validation": 0})
+
+
 def test_a_loss_that_is_not_finite_leaves_evidence(store: Path, tmp_path: Path) -> None:
     broken = trainer(store, tmp_path / "run")
     with torch.no_grad():
