@@ -90,7 +90,12 @@ def save_checkpoint(
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     if directory.exists():
-        shutil.rmtree(directory)
+        replaced = directory.with_name(f".{directory.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.replace(directory, replaced)  # deleting it takes longer than renaming it
+        os.replace(temporary, directory)
+        shutil.rmtree(replaced)
+        return
     os.replace(temporary, directory)
 
 

@@ -42,6 +42,29 @@ def test_round_trip_is_exact(saved: Path) -> None:
     assert loaded.config == policy.config
 
 
+def test_a_checkpoint_that_is_replaced_stays_whole_until_the_new_one_is(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    before = (saved / "policy.safetensors").read_bytes()
+    monkeypatch.setattr("robopolicy.learning.checkpoint.save_file", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        save_checkpoint(saved, make_policy())
+    assert (saved / "policy.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    other = make_policy()
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    save_checkpoint(saved, other)
+    assert (saved / "policy.safetensors").read_bytes() != before
+    load(saved)
+    assert sorted(path.name for path in saved.parent.iterdir() if "partial" not in path.name) == [
+        "checkpoint"
+    ]
+
+
 def test_a_missing_tensor_is_named(saved: Path) -> None:
     edit_tensors(saved, network__inlet__bias=None)
     with pytest.raises(CheckpointError, match=r"network\.inlet\.bias is missing"):
