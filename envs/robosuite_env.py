@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.carrying import ROUTES, route_carried
+from envs.carrying import route_carried
 from envs.robosuite_placement import Placement
 from envs.robosuite_spec import PROPRIOCEPTION, Controller, make_spec
+from envs.robosuite_tasks import TASKS
 from envs.spaces import camera_specs, checked, spaces_of
 from robopolicy.env import Expert, Grasp, Observation, RobotEnv
 from robopolicy.errors import ConfigError, MissingCapability, RobopolicyError, SpecMismatch, unknown
@@ -25,39 +26,6 @@ __all__ = ["RobosuiteConfig", "RobosuiteEnv"]
 
 _PHYSICS_HZ = 500
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Suite:
-    """What a robosuite task is about."""
-
-    object: str
-    """The body that the task's expert handles."""
-    robots: int = 1
-    written_out: bool = False
-    """Whether `EndOfStep` computes `object-state` itself."""
-    placed: tuple[str, ...] = ()
-    """Bodies that a reset moves in the model, not in the state."""
-    widest: float = 1.0
-    """For how many times robosuite's range of placement there is room."""
-    position: slice | None = None
-    """Where `object-state` has the object's, if one gripper is to hold it."""
-    routes: tuple[str, ...] = ()
-    """By which the object is carried, where they are told apart."""
-
-
-# Further on, cubes and nut would hang over the table's edge, the can would stand in a wall of its bin (in the
-# widest range some are already so near that no finger fits between), and the door in the arm.
-_TASKS = {
-    "Lift": _Suite(object="cube_main", written_out=True, widest=11.0, position=slice(3)),
-    "PickPlaceCan": _Suite(object="Can_main", written_out=True, widest=1.25, position=slice(7, 10)),
-    "NutAssemblySquare": _Suite(
-        object="SquareNut_main", written_out=True, widest=2.5, position=slice(7, 10), routes=ROUTES
-    ),
-    "Door": _Suite(object="Door_main", placed=("Door_main",), widest=4.0),
-    "Stack": _Suite(object="cubeA_main", widest=4.0),
-    "TwoArmLift": _Suite(object="pot_root", robots=2),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +53,13 @@ class RobosuiteConfig:
     def __post_init__(self) -> None:
         if self.control_hz < 1 or _PHYSICS_HZ % self.control_hz:
             raise ConfigError(f"control_hz must divide {_PHYSICS_HZ}, got {self.control_hz}.")
-        if self.task not in _TASKS:
-            raise ConfigError(unknown("robosuite task", self.task, _TASKS))
+        if self.task not in TASKS:
+            raise ConfigError(unknown("robosuite task", self.task, TASKS))
         if self.placement < 0:
             raise ConfigError(f"placement must be at least 0, got {self.placement}.")
-        if self.placement > (widest := _TASKS[self.task].widest):
+        if self.placement > (widest := TASKS[self.task].widest):
             raise ConfigError(f"{self.task} has room for placement up to {widest:g}, got {self.placement:g}.")
-        robots = _TASKS[self.task].robots
+        robots = TASKS[self.task].robots
         valid = [key for key in PROPRIOCEPTION if int(key[5]) < robots]
         for key in self.proprioception:
             if key not in valid:
@@ -116,7 +84,7 @@ class RobosuiteEnv(RobotEnv):
         from envs.robosuite_observations import EndOfStep, StockObservables
 
         self._mujoco = mujoco
-        about = _TASKS[config.task]
+        about = TASKS[config.task]
         # The seed decides what is drawn once for ever (the size of Lift's cube); a soft reset keeps it.
         self._suite = suite.make(
             config.task,
@@ -326,7 +294,7 @@ class RobosuiteEnv(RobotEnv):
 
     def _factor(self, level: float) -> float:
         """How many times robosuite's range of placement a level of "object_range" is."""
-        factor, widest = self.config.placement * (1.0 + level), _TASKS[self.config.task].widest
+        factor, widest = self.config.placement * (1.0 + level), TASKS[self.config.task].widest
         if factor > widest:
             highest = math.floor(100 * (widest / self.config.placement - 1)) / 100
             raise ConfigError(

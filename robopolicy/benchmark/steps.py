@@ -15,7 +15,7 @@ from robopolicy.benchmark.timing import interleave, summary
 from robopolicy.errors import ConfigError
 from robopolicy.evaluation.machine import stamp
 from robopolicy.evaluation.plan import bases_of, training_of
-from robopolicy.evaluation.results import Cell, read_plan
+from robopolicy.evaluation.results import Cell, Plan, read_plan
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.learning.train import prepare
 from robopolicy.learning.trainer import Trainer
@@ -54,56 +54,60 @@ def run_step_times(config: StepTimesConfig) -> tuple[Path, dict[str, Any]]:
     """
     torch.set_num_threads(1)
     plan = read_plan(config.plan)
-    cells: dict[str, Cell] = {}
-    for cell in (found for found in plan.cells() if not found.method):
-        name = f"{cell.task}/{cell.label}"
-        if all(part in name for part in config.only) and config.skip not in name:
-            cells.setdefault(name, cell)
-    policies = [cell.policy for cell in cells.values()]
-    tasks = {cell.task for cell in cells.values()}
-    if config.reference not in policies or len(tasks) != 1:
-        raise ConfigError(
-            f"step_times needs rows of one task, policy {config.reference} among them; "
-            f"only={list(config.only)} finds {sorted(cells)}."
-        )
+    cells = _chosen(config, plan)
     with tempfile.TemporaryDirectory(prefix="robopolicy-") as directory:
-        trainers: dict[str, list[Trainer]] = {}
-        for label, cell in cells.items():
-            bases = []
-            for run, base in bases_of(cell, plan).items():
-                bases.append(
-                    prepare(training_of(base, config.device, f"out={directory}/{run}"), progress=False)
-                )
-                average = bases[-1].average
-                assert isinstance(average, Policy)
-                save_checkpoint(Path(directory) / run, average)
-            words = [f"out={directory}/{label}", *(word.replace("outputs/", f"{directory}/outputs/", 1)
-                     for word in cell.settings if "=outputs/" in word)]  # fmt: skip
-            trainers[label] = [*bases, prepare(training_of(cell, config.device, *words), progress=False)]
-        calls = {f"{label} {i}": step_of(t) for label, own in trainers.items() for i, t in enumerate(own)}
+        trainers = {name: _trainers(cell, plan, config.device, directory) for name, cell in cells.items()}
+        calls = {f"{name} {i}": step_of(t) for name, own in trainers.items() for i, t in enumerate(own)}
         times = interleave(calls, seconds=config.seconds, rounds=config.rounds, calls=2)
     parts = {name: [summary(times[f"{name} {i}"]) for i in range(len(own))] for name, own in trainers.items()}
     ms = {name: sum(part["p50"] for part in found) for name, found in parts.items()}
     reference = next(name for name, cell in cells.items() if cell.policy == config.reference)
     seconds = trainers[reference][-1].config.steps * ms[reference]
-    rows = [
-        {
-            "policy": cells[name].label,
-            "ms": ms[name],
-            "steps_in_equal_seconds": round(seconds / ms[name]),
-            "parts": found,
-        }
-        for name, found in parts.items()
-    ]
-    task = tasks.pop()
     made = {
-        "task": task,
+        "task": cells[reference].task,
         "reference": cells[reference].label,
         "seconds": seconds / 1e3,
-        "rows": rows,
+        "rows": [
+            {
+                "policy": cells[name].label,
+                "ms": ms[name],
+                "steps_in_equal_seconds": round(seconds / ms[name]),
+                "parts": found,
+            }
+            for name, found in parts.items()
+        ],
         "config": plain(config),
     }
-    path = Path(config.out) / f"step_times_{task}.json"
+    path = Path(config.out) / f"step_times_{made['task']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**made, **stamp()}, indent=1) + "\n")
     return path, made
+
+
+def _chosen(config: StepTimesConfig, plan: Plan) -> dict[str, Cell]:
+    """The first cell of every row that is to be timed, by the row's name."""
+    cells: dict[str, Cell] = {}
+    for cell in (found for found in plan.cells() if not found.method):
+        name = f"{cell.task}/{cell.label}"
+        if all(part in name for part in config.only) and config.skip not in name:
+            cells.setdefault(name, cell)
+    policies, tasks = ({getattr(cell, of) for cell in cells.values()} for of in ("policy", "task"))
+    if config.reference not in policies or len(tasks) != 1:
+        raise ConfigError(
+            f"step_times needs rows of one task, policy {config.reference} among them; "
+            f"only={list(config.only)} finds {sorted(cells)}."
+        )
+    return cells
+
+
+def _trainers(cell: Cell, plan: Plan, device: str, directory: str) -> list[Trainer]:
+    """Those of the runs that a cell builds on, which are kept untrained, and its own."""
+    found = []
+    for run, base in bases_of(cell, plan).items():
+        found.append(prepare(training_of(base, device, f"out={directory}/{run}"), progress=False))
+        average = found[-1].average
+        assert isinstance(average, Policy)
+        save_checkpoint(Path(directory) / run, average)
+    moved = [w.replace("outputs/", f"{directory}/outputs/", 1) for w in cell.settings if "=outputs/" in w]
+    own = training_of(cell, device, f"out={directory}/{cell.task}/{cell.label}", *moved)
+    return [*found, prepare(own, progress=False)]

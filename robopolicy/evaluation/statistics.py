@@ -66,12 +66,7 @@ def method_interval(table: Table, confidence: float = 0.95) -> Interval:
     bootstrap is blind where nothing varies (three times 100 of 100), so the interval is never narrower
     than Wilson's for all episodes together. With one seed it says nothing about other seeds.
     """
-    rates = _check(table)
-    seeds, episodes = _weights(len(rates), 0), _weights(rates.shape[1], 1)
-    means = np.einsum("rs,se,re->r", seeds, rates, episodes, optimize=True)
-    pooled = wilson(int(rates.sum()), rates.size, confidence)
-    low, high = _percentiles(means, confidence)
-    return Interval(float(rates.mean()), min(low, pooled.low), max(high, pooled.high))
+    return share_interval(table, np.ones_like(_check(table)), confidence)
 
 
 def share_interval(hits: Table, of: Table, confidence: float = 0.95) -> Interval:

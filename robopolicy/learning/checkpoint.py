@@ -89,14 +89,10 @@ def save_checkpoint(
     for file in temporary.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    if directory.exists():
-        replaced = directory.with_name(f".{directory.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.replace(directory, replaced)  # deleting it takes longer than renaming it
-        os.replace(temporary, directory)
-        shutil.rmtree(replaced)
-        return
+    old = _set_aside(directory) if directory.exists() else None  # deleting takes longer than renaming
     os.replace(temporary, directory)
+    if old is not None:
+        shutil.rmtree(old)
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Policy:
@@ -240,9 +236,15 @@ def _provenance(values: Mapping[str, Any]) -> Provenance:
 
 def remove(directory: Path) -> None:
     """Delete a checkpoint; one that is half deleted is no longer found."""
-    doomed = directory.with_name(f".{directory.name}.deleted")
-    os.replace(directory, doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(_set_aside(directory))
+
+
+def _set_aside(directory: Path) -> Path:
+    """Where a checkpoint is now, under a name by which none is found."""
+    aside = directory.with_name(f".{directory.name}.deleted")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(directory, aside)
+    return aside
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -93,10 +93,11 @@ class ResidualPolicy(Policy):
         """Actions `[N, Da]` of one step, encoded as seen from there, `[N, Dz]`."""
         return self.codec.encode_action(planned[:, None], observation)[:, 0]
 
-    def corrected(self, planned: Tensor, squashed: Tensor, observation: dict[str, Tensor]) -> Tensor:
-        """Actions `[N, Da]` with corrections `[N, Dz]` in (-1, 1) of their codes."""
-        code = self.encode(planned, observation) + self._reach() * squashed
-        moved = self.codec.decode_action(code[:, None], observation)[:, 0]
+    def corrected(
+        self, planned: Tensor, code: Tensor, squashed: Tensor, observation: dict[str, Tensor]
+    ) -> Tensor:
+        """Actions `[N, Da]`, whose codes are `[N, Dz]`, with corrections `[N, Dz]` in (-1, 1) of these."""
+        moved = self.codec.decode_action((code + self._reach() * squashed)[:, None], observation)[:, 0]
         # Encoding and decoding may round: what is not corrected stays bit for bit.
         return torch.where((squashed == 0).all(-1, keepdim=True), planned, moved)
 
@@ -109,8 +110,9 @@ class ResidualPolicy(Policy):
         """The base's actions `[B, Da]`, corrected by the actor's mean."""
         raw = self.tensors_of(observation)
         actions = torch.as_tensor(planned, device=self.device, dtype=torch.float32)
-        mean, _ = self.actor(self.state(raw, self.encode(actions, raw)))
-        return self.corrected(actions, mean.tanh(), raw)
+        code = self.encode(actions, raw)
+        mean, _ = self.actor(self.state(raw, code))
+        return self.corrected(actions, code, mean.tanh(), raw)
 
     def generate(self, observation: dict[str, Tensor], request: Request) -> Generation:
         """The base's chunk, the action of now corrected by the actor's mean; a given noise is the base's."""

@@ -190,8 +190,7 @@ class OffPolicy(Refiner):
 
     def tensors_of(self, observation: Mapping[str, Any]) -> dict[str, Tensor]:
         """The policy's observations, where the policy is."""
-        keys = self.policy.spec.observations
-        return {key: torch.as_tensor(observation[key], device=self.policy.device) for key in keys}
+        return self.policy.tensors_of({key: observation[key] for key in self.policy.spec.observations})
 
     def refined(self) -> Policy:
         """The policy as it stands."""

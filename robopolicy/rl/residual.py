@@ -95,9 +95,10 @@ class Residual(OffPolicy):
         residual = self.residual
         self._plan_where(self.practice.view.time == 0, observation, generator)
         planned = self._planned()
-        state = residual.state(observation, residual.encode(planned, observation))
+        code = residual.encode(planned, observation)
+        state = residual.state(observation, code)
         squashed = self.learner.act(state, generator)
-        action = residual.corrected(planned, squashed, observation)
+        action = residual.corrected(planned, code, squashed, observation)
         return action[:, None], {"state": state, "squashed": squashed}
 
     def rows(self, experience: Experience, chunk: Tensor, decided: Rows) -> Rows:

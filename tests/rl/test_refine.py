@@ -5,8 +5,6 @@ import dataclasses
 import json
 import re
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,65 +27,14 @@ from robopolicy.learning.log import read_metrics
 from robopolicy.learning.nan_guard import NotFiniteError
 from robopolicy.policies.diffusion import DiffusionPolicy
 from robopolicy.policies.policy import Policy
-from robopolicy.registry import parse, register
-from robopolicy.rl.convention import ConventionConfig
+from robopolicy.registry import parse
 from robopolicy.rl.practice import Experience
 from robopolicy.rl.refine import RefineConfig, Refinement, prepare
-from robopolicy.rl.refiner import Refiner
-from robopolicy.seeding import derive, episode_seeds
-from robopolicy.vector import LaneVectorEnv
+from robopolicy.seeding import episode_seeds
 from tests.commands import run as command
+from tests.rl.drift import Drift
 from tests.rl.toy_policy import saved, toy_policy
 from tests.toy_env import toy_task
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriftConfig:
-    convention: ConventionConfig = field(default_factory=ConventionConfig)
-    size: float = 0.01
-    warmup: int = 2
-
-
-@register("method", "test_drift")
-class Drift(Refiner):
-    """Practises, and moves the weights by what it saw: enough to tell runs apart."""
-
-    def __init__(
-        self, config: DriftConfig, *, policy: Policy, envs: LaneVectorEnv, seed: int, offset: int = 0
-    ) -> None:
-        super().__init__(policy, envs, convention=config.convention, seed=seed, offset=offset)
-        self.config, self.iteration = config, 0
-
-    @property
-    def warming(self) -> bool:
-        return self.iteration < self.config.warmup
-
-    def advance(self) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(derive(self.seed, f"drift/{self.iteration}"))
-        seen = self.practice.view.observation
-        chunk = self.policy.sample(seen, generator=generator).actions[:, 0]
-        experience = self.practice.step(chunk)
-        with torch.no_grad():
-            for parameter in self.policy.parameters():
-                parameter.add_(self.config.size * float(experience.rewards.mean() + chunk.mean()))
-        self.iteration += 1
-        return {"seconds_env": 0.5, "loss": float(chunk.mean()), **self.practice.statistics()}
-
-    def refined(self) -> Policy:
-        return self.policy
-
-    def tensors(self) -> dict[str, Tensor]:
-        return dict(self.policy.state_dict())
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        self.policy.load_state_dict(dict(tensors))
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "iteration": self.iteration}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        super().restore(state)
-        self.iteration = int(state["iteration"])
 
 
 @pytest.fixture
@@ -111,7 +58,8 @@ def interrupt_at(target: Refinement, iteration: int) -> None:
     original = target.refiner.advance
 
     def advance() -> dict[str, float]:
-        if target.refiner.iteration == iteration:  # type: ignore[attr-defined]
+        assert isinstance(target.refiner, Drift)
+        if target.refiner.iteration == iteration:
             signal.raise_signal(signal.SIGTERM)
         return original()
 

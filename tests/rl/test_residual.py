@@ -63,7 +63,8 @@ def test_what_is_not_corrected_stays_bit_for_bit_whatever_the_units() -> None:
     base.codec.action_scale.fill_(1 / 3)
     policy, planned = corrected(base), torch.randn(5, 2)
     assert torch.equal(policy.adjust(seen(), planned), planned)
-    assert not torch.equal(policy.corrected(planned, torch.full((5, 2), 1e-3), seen()), planned)
+    code = policy.encode(planned, seen())
+    assert not torch.equal(policy.corrected(planned, code, torch.full((5, 2), 1e-3), seen()), planned)
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
@@ -80,8 +81,8 @@ def test_the_correction_towards_an_action_is_the_one_that_reaches_it() -> None:
     policy = corrected(toy_policy(), scale=0.3)
     planned, squashed = torch.randn(6, 2), 2 * torch.rand(6, 2) - 1
     observation = seen(6)
-    reached = policy.encode(policy.corrected(planned, squashed, observation), observation)
     code = policy.encode(planned, observation)
+    reached = policy.encode(policy.corrected(planned, code, squashed, observation), observation)
     torch.testing.assert_close(policy.correction(code, reached), squashed, atol=1e-5, rtol=0)
     assert policy.correction(code, reached + 100).eq(1).all()
 
