@@ -79,7 +79,7 @@ def _directory(cell: Cell) -> str:
 
 def _name(cell: Cell) -> str:
     """The run's name: its settings and the number of demonstrations."""
-    return f"{cell.variant}n{cell.demonstrations}"
+    return f"{cell.trained or cell.variant}n{cell.demonstrations}"
 
 
 def _named(cell: Cell) -> list[str]:
@@ -203,7 +203,7 @@ def training_of(cell: Cell, device: str, *words: str) -> TrainConfig:
 
 def bases_of(cell: Cell, plan: Plan) -> dict[str, Cell]:
     """The cells whose runs a cell's words name (FDP's base, policies that are added), by directory."""
-    runs = {_directory(other): other for other in plan.cells() if not other.method}
+    runs = {_directory(other): other for other in plan.cells() if not other.method and not other.trained}
     return {path: runs[path] for path in _named(cell) if path in runs}
 
 

@@ -57,6 +57,8 @@ class Cell:
     """Further words of its command line of training, or of refinement."""
     variant: str = ""
     """A name for its settings, where one policy stands in a table twice."""
+    trained: str = field(default="", compare=False)
+    """The variant that trains the policy, if it is another's."""
     evaluation: str = ""
     """A name for the way it is evaluated, where the same weights are evaluated in several."""
     evaluation_settings: tuple[str, ...] = field(default=(), compare=False)
@@ -105,6 +107,8 @@ class Row:
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()
     variant: str = ""
+    trained: str = ""
+    """The variant whose policies are evaluated, if they are another row's (of the same settings)."""
     evaluations: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"": ()})
     """Words of ``scripts/evaluate.py`` by name; the same weights are evaluated in each way."""
     method: str = ""
@@ -126,6 +130,7 @@ class Row:
                 seed=seed,
                 settings=self.settings,
                 variant=self.variant,
+                trained=self.trained,
                 evaluation=evaluation,
                 evaluation_settings=tuple(words),
                 method=self.method,

@@ -68,6 +68,20 @@ def test_the_same_weights_are_evaluated_in_several_ways(
 
 @pytest.mark.slow
 @pytest.mark.sim
+def test_a_row_may_evaluate_what_another_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"task": ["lift"], "policy": "diffusion", "demonstrations": [2], "seeds": [0], "settings": SETTINGS}
+    pushed = {**row, "variant": "pushed", "trained": "plain", "evaluations": {"": ["perturb=push"]}}
+    sections = [{"title": "Tiny", "rows": [{**row, "variant": "plain"}, pushed]}]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"sections": sections}))
+    assert run_plan(RunPlanConfig(plan="plan.yaml", results="results", episodes=2, lanes=2)) == (2, 0)
+    assert [path.name for path in (tmp_path / "outputs/lift/diffusion").iterdir()] == ["plainn2"]
+    plain, other = (read_results("results")[cell] for cell in read_plan("plan.yaml").cells())
+    assert plain["wall_seconds"]["train"] == other["wall_seconds"]["train"]
+
+
+@pytest.mark.slow
+@pytest.mark.sim
 def test_a_base_that_is_not_there_is_trained_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     row = {"task": ["lift"], "policy": "diffusion", "demonstrations": [2], "seeds": [0]}
