@@ -14,13 +14,15 @@ Exit codes: 0 done, 1 the command failed, 2 the command line is wrong, 130 inter
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,7 +78,8 @@ def command(
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
             keep_memory()
             try:
-                function(composed)
+                with _plain_warnings():
+                    function(composed)
             except RobopolicyError as error:
                 _fail(error, 1, f"\n({TRACEBACK}=1 shows where.)")
             except OSError as error:  # a full disk, a path without permission: nothing a traceback explains
@@ -88,6 +91,25 @@ def command(
         return main
 
     return decorate
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Inside, a warning to the user is told on a line of its own, without the line of code it comes from."""
+    before = warnings.formatwarning
+
+    def told(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is UserWarning and os.environ.get(TRACEBACK) != "1":
+            return f"\nwarning: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = told
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _show(text: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,25 @@ def test_print_shows_and_stops(
     printed = yaml.safe_load(capsys.readouterr().out)
     main[0](["task=lift", "network=unet"])
     assert main[1] == [printed]
+
+
+@pytest.mark.parametrize("traceback", ["0", "1"])
+def test_warnings_come_without_the_line_of_code(
+    configs: Path, monkeypatch: pytest.MonkeyPatch, traceback: str
+) -> None:
+    monkeypatch.setenv("ROBOPOLICY_TRACEBACK", traceback)
+    before, told = warnings.formatwarning, []
+
+    @command(config="train", purpose="Warn.", directory=configs)
+    def run(config: dict[str, Any]) -> None:
+        told.append(warnings.formatwarning(UserWarning("slow"), UserWarning, "a.py", 3, "code()"))
+        told.append(warnings.formatwarning(FutureWarning("old"), FutureWarning, "a.py", 3, "code()"))
+
+    run([])
+    located = "a.py:3: UserWarning: slow\n  code()\n"
+    expected = located if traceback == "1" else "\nwarning: slow\n"
+    assert told == [expected, "a.py:3: FutureWarning: old\n  code()\n"]
+    assert warnings.formatwarning is before
 
 
 def test_a_reader_may_have_seen_enough() -> None:
