@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from robopolicy.errors import ConfigError, DataError
+from robopolicy.errors import ConfigError, DataError, unknown
 from robopolicy.evaluation.evaluate import Measured
 from robopolicy.evaluation.machine import stamp
 from robopolicy.registry import parse, plain
@@ -161,12 +161,27 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be run, in order of importance."""
+    """What is to be run, in order of importance.
+
+    Raises:
+        ConfigError: no row trains what another one evaluates, with its settings.
+    """
 
     sections: tuple[Section, ...]
     title: str = "Results"
     seeds: str = "Every number is measured on report seeds, which no training, tuning or choosing has seen."
     """What the page says of its episodes."""
+
+    def __post_init__(self) -> None:
+        cells = self.cells()
+        settings = {replace(cell, evaluation=""): cell.settings for cell in cells if not cell.trained}
+        for cell in cells:
+            trains = replace(cell, variant=cell.trained, evaluation="")
+            if cell.trained and settings.get(trains) != cell.settings:
+                same = {
+                    c.variant for c in settings if c.policy == cell.policy and settings[c] == cell.settings
+                }
+                raise ConfigError(f"{cell.file}: {unknown('variant of its settings', cell.trained, same)}")
 
     def cells(self) -> list[Cell]:
         """Every cell once, in order."""

@@ -91,6 +91,21 @@ def test_a_wrong_plan_is_refused(tmp_path: Path, text: str, message: str) -> Non
         read_plan(tmp_path / "nothing.yaml")
 
 
+@pytest.mark.parametrize(("trained", "settings"), [("wid", "a=1"), ("wide", "a=2")])
+def test_what_another_row_trains_must_be_there(tmp_path: Path, trained: str, settings: str) -> None:
+    row = "{task: [lift], policy: diffusion, demonstrations: [2], seeds: [0]"
+    plan = f"""
+    sections:
+      - title: One
+        rows:
+          - {row}, variant: wide, settings: [a=1]}}
+          - {row}, variant: pushed, trained: %s, settings: [%s]}}
+    """
+    assert len(read_plan(_plan(tmp_path, plan % ("wide", "a=1"))).cells()) == 2
+    with pytest.raises(ConfigError, match=f"diffusion-pushed/n2/seed0.json: .*'{trained}'"):
+        read_plan(_plan(tmp_path, plan % (trained, settings)))
+
+
 def test_a_result_has_what_is_needed_to_judge_it(tmp_path: Path) -> None:
     cell = Cell(task="lift", policy="diffusion", demonstrations=200, seed=1)
     _write(tmp_path, cell, 48)
