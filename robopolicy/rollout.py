@@ -298,6 +298,8 @@ class PolicyActor:
                 f"be 1, got {self.action_horizon}. How long its base's chunk is used is the base's "
                 f"({policy.planner.action_horizon})."
             )
+        self.calls: list[np.ndarray] = []
+        """Network evaluations of chunks that end by themselves, `[B]` for each time that it was asked."""
         self._generators: list[torch.Generator] = []
         self._plan, self._made = np.zeros((0, 1, 1), np.float32), np.zeros(0, np.int64)
 
@@ -326,6 +328,8 @@ class PolicyActor:
         generators = [self._generators[lane] for lane in lanes]
         executed = None if view.executed is None else view.executed[lanes]
         sample = policy.sample(observation, generator=generators, executed=executed)
+        if sample.own_calls is not None:
+            self.calls.append(np.asarray(sample.own_calls[:, 0]))
         return np.asarray(sample.actions[:, 0, self.obs_horizon - 1 :], np.float32)
 
     def _planned(self, planner: Policy, view: LaneView, observation: dict[str, Any]) -> np.ndarray:

@@ -132,11 +132,10 @@ def run_evaluation(
         (directory / "steering.json").write_text(json.dumps(ledger.report(), indent=1) + "\n")
         print(f"Steering: {ledger}")
     if policy is not None:
-        from robopolicy.evaluation.cost import sampling_cost
-
-        cost = sampling_cost(policy)
+        cost = _cost(policy, actor)
         (directory / "sampling.json").write_text(json.dumps(cost, indent=1) + "\n")
-        print(f"A chunk takes {cost['ms']:.1f} ms here and {cost['calls']:.0f} network calls.")
+        own = f" ({cost['mean_calls']:.1f} on average in these episodes)" if "mean_calls" in cost else ""
+        print(f"A chunk takes {cost['ms']:.1f} ms here and {cost['calls']:.0f} network calls{own}.")
     if policy is not None and config.coverage:
         covered = _coverage(config, policy, task)
         covered.save(directory)
@@ -167,13 +166,19 @@ def measure(config: EvaluateConfig, *, progress: bool = True) -> Measured:
     task = _task(config, policy, None)
     if task is None:
         raise ConfigError(f"{config.name} has no task: give task=...")
-    evaluation = _evaluate(config, policy, None, task, progress)[1]
+    actor, evaluation = _evaluate(config, policy, None, task, progress)
     if policy is None:
         return Measured(evaluation=evaluation)
-    from robopolicy.evaluation.cost import sampling_cost
-
+    cost = _cost(policy, actor)
     covered = _coverage(config, policy, task).to_dict() if config.coverage else None
-    return Measured(evaluation=evaluation, sampling=sampling_cost(policy), coverage=covered)
+    return Measured(evaluation=evaluation, sampling=cost, coverage=covered)
+
+
+def _cost(policy: Policy, actor: Actor) -> dict[str, float]:
+    from robopolicy.evaluation.cost import calls_spent, sampling_cost
+
+    assert isinstance(actor, PolicyActor)
+    return sampling_cost(policy) | calls_spent(actor.calls)
 
 
 def _coverage(config: EvaluateConfig, policy: Policy, task: Task) -> Coverage:

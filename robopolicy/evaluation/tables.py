@@ -112,16 +112,19 @@ def _comparison(section: Section, results: Results) -> str:
             else ["", ""]
         )
         costs = [result["sampling"] for result in run if "sampling" in result]
-        line += (
-            [f"{_mean(costs, 'calls'):.0f}", f"{statistics.median(c['ms'] for c in costs):.1f}"]
-            if costs
-            else ["", ""]
-        )
+        line += [_calls(costs), f"{statistics.median(c['ms'] for c in costs):.1f}"] if costs else ["", ""]
         trained = [r["wall_seconds"]["train"] for r in run if "train" in r["wall_seconds"]]
         line.append(f"{statistics.median(trained) / 60:.0f} min" if trained else "")
         line.append(f"{costs[0]['parameters'] / 1e6:.2f} M" if costs else "")
         lines.append(line)
     return markdown(head, lines)
+
+
+def _calls(costs: Sequence[Mapping[str, float]]) -> str:
+    """Of a chunk; where chunks end by themselves, what they took in the episodes, on average and at most."""
+    if own := [cost for cost in costs if "mean_calls" in cost]:
+        return f"{_mean(own, 'mean_calls'):.1f}, at most {max(cost['most_calls'] for cost in own):.0f}"
+    return f"{_mean(costs, 'calls'):.0f}"
 
 
 def _conditions(section: Section, results: Results) -> str:

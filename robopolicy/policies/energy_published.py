@@ -127,7 +127,8 @@ class EnergyPublishedPolicy(ConditionedPolicy):
         code = found.x
         if self.config.clip:
             code = torch.clamp(code, *self.codec.action_bounds())
-        return Generation(code=code, energy=energy(code), calls=int(found.steps.max()))
+        most = int(found.steps.max())
+        return Generation(code=code, energy=energy(code), calls=most, own_calls=found.steps)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """By `config.training`; gradients reach back through one descent step at most."""

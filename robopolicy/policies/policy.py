@@ -57,7 +57,9 @@ class Sample:
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage."""
     calls: int = 1
-    """Network evaluations behind each chunk, one after the other."""
+    """Network evaluations behind each chunk, one after the other; the most, where chunks end themselves."""
+    own_calls: Any | None = None
+    """Those of each chunk, int64 `[B, n]`, where chunks end by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,9 @@ class Generation:
     energy: Tensor | None = None
     """`[N]`."""
     calls: int = 1
-    """Network evaluations behind each row."""
+    """Network evaluations behind each row; where rows end by themselves, the most."""
+    own_calls: Tensor | None = None
+    """Those of each row, int64 `[N]`, where rows end by themselves."""
 
 
 class Policy(Model, abc.ABC):
@@ -186,6 +190,7 @@ class Policy(Model, abc.ABC):
             "chain": None if made.chain is None else made.chain.unflatten(1, (batch, n)),
             "log_prob": None if made.log_prob is None else made.log_prob.view(batch, n),
             "energy": None if made.energy is None else made.energy.view(batch, n),
+            "own_calls": None if made.own_calls is None else made.own_calls.view(batch, n),
         }
         if is_numpy:
             results = {k: None if v is None else v.cpu().numpy() for k, v in results.items()}

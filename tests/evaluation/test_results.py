@@ -233,7 +233,7 @@ sections:
         policy: diffusion
         demonstrations: [9]
         seeds: [0, 1]
-        evaluations: {"": [], "3 steps": []}
+        evaluations: {"": [], "3 steps": [], descent: []}
 """
     (tmp_path / "plan.yaml").write_text(plan)
     cells = read_plan(tmp_path / "plan.yaml").cells()
@@ -244,8 +244,13 @@ sections:
             coverage={"entropy": entropy, "expert_entropy": 0.88, "routes_found": 20, "possible": 24},
         )
         write_result(tmp_path / cell.file, cell, measured, config={}, wall_seconds={"train": 120.0})
+    for cell, mean in zip(cells[4:], (18.0, 19.0), strict=True):
+        cost = {"parameters": 1_500_000, "calls": 20, "ms": 5.0, "mean_calls": mean, "most_calls": 20}
+        measured = Measured(evaluation=_evaluation(40), sampling=cost)
+        write_result(tmp_path / cell.file, cell, measured, config={}, wall_seconds={})
     write_page(read_plan(tmp_path / "plan.yaml"), read_results(tmp_path), tmp_path / "results.md")
     page = (tmp_path / "results.md").read_text()
+    assert "| 18.5, at most 20 | 5.0 |" in page
     assert "| avoidance | diffusion | 40/50, 40/50 | 80.0%" in page
     assert "| 0.60 (0.88) | 20 of 24 | 16 | 5.5 | 2 min | 1.50 M |" in page
     assert "| avoidance | diffusion, 3 steps | not run, not run | not run |" in page

@@ -15,7 +15,7 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import ConfigError, DataError, SpecMismatch
 from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.evaluate import Evaluation
-from robopolicy.evaluation.run import EvaluateConfig, run_evaluation
+from robopolicy.evaluation.run import EvaluateConfig, measure, run_evaluation
 from robopolicy.learning.checkpoint import save_checkpoint
 from robopolicy.policies.policy import Policy, Provenance
 from robopolicy.registry import build
@@ -25,7 +25,7 @@ from tests.toy_env import toy_spec, toy_task
 TASK = toy_task(noise=0.1)
 
 
-def _untrained(**provenance: Any) -> Policy:
+def _untrained(settings: dict[str, Any] | None = None, **provenance: Any) -> Policy:
     torch.manual_seed(0)
     codec = Codec(CodecConfig(), toy_spec())
     rows = {key: torch.rand(64, 2, 2) * 2 - 1 for key in ("position", "goal")}
@@ -34,7 +34,7 @@ def _untrained(**provenance: Any) -> Policy:
         "name": "diffusion", "obs_horizon": 2, "pred_horizon": 8, "action_horizon": 4, "train_steps": 10,
         "network": {"name": "mlp", "width": 16}, "sampler": {"name": "ddim", "steps": 2},
     }  # fmt: skip
-    policy = build("policy", config, spec=toy_spec(), codec=codec)
+    policy = build("policy", settings or config, spec=toy_spec(), codec=codec)
     policy.provenance = Provenance(**{"task": TASK, **provenance})
     assert isinstance(policy, Policy)
     return policy
@@ -59,6 +59,22 @@ def test_a_checkpoint_needs_nothing_else(tmp_path: Path) -> None:
     assert made == {
         "episodes.csv", "evaluation.json", "episodes.mp4", "training.png", "report.html", "sampling.json"
     }  # fmt: skip
+
+
+def test_what_descents_took_in_the_episodes_is_measured(tmp_path: Path) -> None:
+    settings = {
+        "name": "energy_published", "obs_horizon": 2, "pred_horizon": 8, "action_horizon": 4,
+        "network": {"name": "mlp", "width": 16}, "sampler": {"steps": 9, "tolerance": 0.05},
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "c", _untrained(settings))
+    cost = measure(_config(tmp_path, checkpoint=str(tmp_path / "c")), progress=False).sampling
+    assert cost is not None
+    assert 1 < cost["mean_calls"] <= cost["most_calls"] <= 9
+    save_checkpoint(tmp_path / "d", _untrained())
+    plain = measure(_config(tmp_path, checkpoint=str(tmp_path / "d")), progress=False).sampling
+    assert plain is not None
+    assert plain["calls"] == 2
+    assert "mean_calls" not in plain
 
 
 def test_workers_do_not_change_a_policys_table(tmp_path: Path) -> None:

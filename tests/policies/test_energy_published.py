@@ -163,6 +163,10 @@ def test_the_budget_can_be_changed_and_step_counts_are_reported() -> None:
     assert short.descend(raw, noise).steps.tolist() == [7, 7, 7]
     assert quick.descend(raw, noise).steps.tolist() == [1, 1, 1]
     assert [p.sample(raw).calls for p in (short, quick)] == [7, 1]
+    own = short.sample(raw, n=2).own_calls
+    assert (tuple(own.shape), own.unique().tolist()) == ((3, 2), [7])
+    mixed = policy.with_sampler({"steps": 40, "tolerance": 0.05}).sample(raw, n=8)
+    assert mixed.own_calls.min() < mixed.own_calls.max() == mixed.calls
     assert policy.config.sampler.steps == 20
     with pytest.raises(ConfigError, match="descent"):
         policy.with_sampler({"name": "ddim"})
