@@ -15,7 +15,7 @@ from robopolicy.registry import build, parse
 from robopolicy.spec import Spec
 from robopolicy.task import Task
 
-__all__ = ["Expert", "Grasp", "Observation", "RobotEnv", "make_env"]
+__all__ = ["Expert", "Grasp", "Observation", "RobotEnv", "WrappedEnv", "make_env"]
 
 Observation = dict[str, np.ndarray]
 
@@ -79,11 +79,47 @@ class RobotEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
         raise MissingCapability(f"{type(self).__name__} does not expose its state.")
 
 
+class WrappedEnv(RobotEnv):
+    """What stands around an environment: all but `reset` and `step` is the environment's own."""
+
+    def __init__(self, env: RobotEnv) -> None:
+        self.env = env
+        self.robot_spec, self.routes, self.reset_options = env.robot_spec, env.routes, env.reset_options
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+
+    @property
+    def unwrapped(self) -> gymnasium.Env[Any, Any]:
+        """The environment itself."""
+        return self.env.unwrapped
+
+    def render_frame(self, camera: str = "", size: int = 256) -> np.ndarray:
+        """The environment's own picture."""
+        return self.env.render_frame(camera, size)
+
+    def expert(self, seed: int, settings: Mapping[str, Any]) -> Expert:
+        """The environment's own expert."""
+        return self.env.expert(seed, settings)
+
+    def route(self, episode: Mapping[str, np.ndarray]) -> str | None:
+        """As the environment tells it."""
+        return self.env.route(episode)
+
+    def grasp(self, episode: Mapping[str, np.ndarray]) -> Grasp:
+        """As the environment tells it."""
+        return self.env.grasp(episode)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+
 def make_env(task: Task) -> RobotEnv:
-    """The environment of a task, behind its perturbations. Its class takes ``(config, *, task)``."""
+    """A task's environment with its perturbations and goals. Its class takes ``(config, *, task)``."""
+    from robopolicy.goals import GoalEnv
     from robopolicy.perturbation import Perturbation, perturbed
 
     perturbations = [parse(Perturbation, values, "task.perturb") for values in task.perturb]
     env = build("env", task.env, task=task)
     assert isinstance(env, RobotEnv)
-    return perturbed(env, perturbations)
+    env = perturbed(env, perturbations)
+    return GoalEnv(env, task.goals) if task.goals else env

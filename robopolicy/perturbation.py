@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 
-from robopolicy.env import Expert, Grasp, Observation, RobotEnv
+from robopolicy.env import Grasp, Observation, RobotEnv, WrappedEnv
 from robopolicy.errors import ConfigError, MissingCapability, unknown
 from robopolicy.seeding import rng
 from robopolicy.spec import ActionSpec, Spec
@@ -228,7 +227,7 @@ class Perturbation:
             raise ConfigError(f"Perturbation {self.name} has no group: it does not act on readings.")
 
 
-class PerturbedEnv(RobotEnv):
+class PerturbedEnv(WrappedEnv):
     """An environment behind perturbations, applied in their order.
 
     Raises:
@@ -237,19 +236,13 @@ class PerturbedEnv(RobotEnv):
     """
 
     def __init__(self, env: RobotEnv, perturbations: Sequence[Perturbation]) -> None:
-        self.env, self._perturbations = env, tuple(perturbations)
-        self.robot_spec, self.routes, self.reset_options = env.robot_spec, env.routes, env.reset_options
-        self.observation_space, self.action_space = env.observation_space, env.action_space
+        super().__init__(env)
+        self._perturbations = tuple(perturbations)
         self._keys = [_keys(p, env.robot_spec) for p in self._perturbations]
         for perturbation in self._perturbations:
             if _KINDS[perturbation.name].target == "reset" and perturbation.name not in env.reset_options:
                 raise MissingCapability(f"{type(env).__name__} cannot reset with {perturbation.name}.")
         self._moments: list[dict[str, Moment]] = []
-
-    @property
-    def unwrapped(self) -> gymnasium.Env[Any, Any]:
-        """The environment itself."""
-        return self.env.unwrapped
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -281,18 +274,6 @@ class PerturbedEnv(RobotEnv):
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._observe(observation), float(reward), terminated, truncated, info
 
-    def render_frame(self, camera: str = "", size: int = 256) -> np.ndarray:
-        """The environment's own picture."""
-        return self.env.render_frame(camera, size)
-
-    def expert(self, seed: int, settings: Mapping[str, Any]) -> Expert:
-        """The environment's own expert."""
-        return self.env.expert(seed, settings)
-
-    def route(self, episode: Mapping[str, np.ndarray]) -> str | None:
-        """As the environment tells it."""
-        return self.env.route(episode)
-
     def grasp(self, episode: Mapping[str, np.ndarray]) -> Grasp:
         """As the environment tells it.
 
@@ -302,10 +283,6 @@ class PerturbedEnv(RobotEnv):
         if names := [p.name for p in self._perturbations if _KINDS[p.name].target == "reading"]:
             raise MissingCapability(f"Readings under {', '.join(names)} do not tell where an object is.")
         return self.env.grasp(episode)
-
-    def close(self) -> None:
-        """Close the environment."""
-        self.env.close()
 
     def _observe(self, observation: Observation) -> Observation:
         for perturbation, keys, moments in zip(self._perturbations, self._keys, self._moments, strict=True):

@@ -143,6 +143,11 @@ class Spec:
             if part.reference is not None and part.reference not in self.observations:
                 raise ConfigError(unknown("reference observation", part.reference, self.observations))
 
+    @property
+    def goals(self) -> list[str]:
+        """Keys of the observations that tell what another should become."""
+        return [key for key in self.observations if key.startswith(GOAL)]
+
     def select(self, keys: Sequence[str]) -> Spec:
         """The same spec with only these observations; references to dropped keys are removed."""
         for key in keys:
@@ -169,8 +174,9 @@ class Spec:
             if offered is None and key == INSTRUCTION:
                 continue
             if offered is None:
+                hint = " Episodes' ends are goals with +task.goals=<store>." if key.startswith(GOAL) else ""
                 found.append(
-                    f"observation {key!r}: missing (given: {', '.join(sorted(provided.observations))})"
+                    f"observation {key!r}: missing (given: {', '.join(sorted(provided.observations))}).{hint}"
                 )
                 continue
             for name in ("shape", "dtype", "kind", "unit", "frame", "rotation"):

@@ -34,6 +34,8 @@ class Task:
     """Settings of the scripted expert (mode, noise, ...)."""
     perturb: tuple[Mapping[str, Any], ...] = ()
     """What goes wrong, as `robopolicy.perturbation.Perturbation`: name, level, group."""
+    goals: str = ""
+    """Store whose episodes' last observations the policy is told to bring about, as ``goal/<key>``."""
 
     def __post_init__(self) -> None:
         if self.horizon < 1:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from robopolicy.evaluation.evaluate import evaluate
-from robopolicy.registry import parse
 from robopolicy.rollout import PolicyActor
 from robopolicy.seeding import episode_seeds
-from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
 if TYPE_CHECKING:
@@ -23,19 +21,17 @@ class SelectionCheck:
     """Success of a policy on selection seeds; its environments are made once and kept."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.task = parse(Task, config.task or {}, "task")
         self.settings = config.evaluate
         self.seeds = episode_seeds("select", self.settings.episodes)
         self._envs: LaneVectorEnv | None = None
 
     def __call__(self, policy: Policy) -> Mapping[str, float]:
         """Success rates, for the log."""
-        episodes = self.settings.episodes
+        episodes, task = self.settings.episodes, policy.provenance.task
+        assert task is not None
         if self._envs is None:
             lanes = min(self.settings.lanes, episodes)
-            self._envs = LaneVectorEnv(self.task, lanes, workers=self.settings.workers)
+            self._envs = LaneVectorEnv(task, lanes, workers=self.settings.workers)
         actor = PolicyActor(policy)
-        measured = evaluate(
-            actor, self.task, episodes=episodes, block="select", envs=self._envs, progress=False
-        )
+        measured = evaluate(actor, task, episodes=episodes, block="select", envs=self._envs, progress=False)
         return measured.metrics()

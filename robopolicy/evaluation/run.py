@@ -55,6 +55,8 @@ class EvaluateConfig:
     """What stands around the policy while it acts (`robopolicy.steering`)."""
     perturb: Mapping[str, Any] | None = None
     """What goes wrong besides: a `Perturbation`, after those of the task."""
+    goals: str | None = None
+    """Store whose episodes' last observations are the goals, instead of the task's."""
     coverage: int = 0
     """Episodes from each of ten starts, to count the routes taken; 0 for none."""
     out: str | None = None
@@ -214,9 +216,10 @@ def _load(config: EvaluateConfig) -> Policy:
 
 def _task(config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None) -> Task | None:
     task = _plain_task(config, policy, store)
-    if task is None or config.perturb is None:
-        return task
-    return replace(task, perturb=(*task.perturb, config.perturb))
+    if task is None:
+        return None
+    perturb = task.perturb if config.perturb is None else (*task.perturb, config.perturb)
+    return replace(task, perturb=perturb, goals=config.goals or task.goals)
 
 
 def _plain_task(config: EvaluateConfig, policy: Policy | None, store: EpisodeStore | None) -> Task | None:

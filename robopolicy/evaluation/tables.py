@@ -106,7 +106,7 @@ def _comparison(section: Section, results: Results) -> str:
         line += (
             [
                 f"{_mean(covered, 'entropy'):.2f} ({_mean(covered, 'expert_entropy'):.2f})",
-                f"{_mean(covered, 'routes_found'):.0f} of {covered[0]['possible']}",
+                f"{_span([found['routes_found'] for found in covered])} of {covered[0]['possible']}",
             ]
             if covered
             else ["", ""]
@@ -118,6 +118,11 @@ def _comparison(section: Section, results: Results) -> str:
         line.append(f"{costs[0]['parameters'] / 1e6:.2f} M" if costs else "")
         lines.append(line)
     return markdown(head, lines)
+
+
+def _span(counts: Sequence[int]) -> str:
+    """Of the training seeds, from the fewest to the most."""
+    return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _calls(costs: Sequence[Mapping[str, float]]) -> str:

@@ -127,6 +127,8 @@ def prepare(
     task = (
         Task.from_dict(config.task) if config.task else (Task.from_dict(store.task) if store.task else None)
     )
+    if task is not None and not task.goals and set(spec.goals) - set(store.spec.observations):
+        task = replace(task, goals=config.store_path)  # what was learned from ends is told by ends
     train, held_out = split_episodes(store, config.validation, config.seed, limit=config.demonstrations)
     device = choose_device(config.device)
     horizons = _horizons(config.policy)

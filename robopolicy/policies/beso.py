@@ -80,7 +80,7 @@ class BESOPolicy(DenoisingPolicy):
     def __init__(self, config: BESOConfig, *, spec: Spec, codec: Codec) -> None:
         super().__init__(config, spec=spec, codec=codec)
         self.clip = config.clip
-        self.goals = [key for key in spec.observations if key.startswith(GOAL)]
+        self.goals = spec.goals
         if config.guidance != 1 and not self.goals:
             raise ConfigError(
                 f"beso: guidance={config.guidance} needs a goal among the observations, which are "
