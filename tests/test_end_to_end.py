@@ -7,10 +7,13 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from robopolicy import load
 from robopolicy.compose import compose
@@ -19,8 +22,12 @@ from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.evaluate import Evaluation, evaluate
 from robopolicy.evaluation.replay import replay
 from robopolicy.learning.checkpoint import steps
+from robopolicy.learning.distributed import Ranks
 from robopolicy.learning.log import read_metrics
+from robopolicy.learning.train import TrainConfig, prepare
+from robopolicy.registry import parse
 from robopolicy.rollout import PolicyActor
+from robopolicy.seeding import derive
 from robopolicy.task import Task
 from tests.commands import SCRIPTS, TINY, run
 from tests.toy_env import toy_task
@@ -99,6 +106,46 @@ def test_two_ranks_train_one_policy(home: Path, tmp_path: Path) -> None:
     assert len(losses) == 3
     assert all(map(math.isfinite, losses))
     assert load(tmp_path / "run").provenance.step == 6
+
+
+@pytest.mark.slow
+def test_two_ranks_descend_from_noise_of_their_own(home: Path, tmp_path: Path) -> None:
+    """Two processes take the steps of one that averages the gradients of both seeds."""
+    settings = [
+        f"data={home}/toy.zarr",
+        "policy=energy_published",
+        "policy.network.width=32",
+        "policy.network.blocks=1",
+        "trainer.steps=3",
+        "trainer.batch_size=32",
+        "trainer.warmup=2",
+    ]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [*line, str(SCRIPTS / "train.py"), *settings, f"out={tmp_path}/two"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config = parse(TrainConfig, compose("train", [*settings, f"out={tmp_path}/one"]), "train")
+    alone = prepare(config, progress=False)
+
+    class Both(Ranks):
+        """Rank 0, which also does what rank 1 would."""
+
+        def average_gradients(self, parameters: Sequence[Tensor]) -> None:
+            mine = [p.grad for p in parameters]
+            stream = derive(0, f"train/{alone.step}/1")
+            alone.generator.manual_seed(stream)
+            index = torch.randint(len(alone.windows), (32,), generator=alone.generator)
+            loss, _ = alone.policy(alone.windows.gather(index), alone.generator)
+            theirs = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+            for parameter, a, b in zip(parameters, mine, theirs, strict=True):
+                parameter.grad = None if a is None or b is None else (a + b) / 2
+
+    alone.ranks = Both(0, 1)
+    expected = alone.train()
+    for (name, found), wanted in zip(
+        load(tmp_path / "two").named_parameters(), expected.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.slow

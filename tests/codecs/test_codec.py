@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.codecs.codec import NORMALIZERS, Normalizer
 from robopolicy.codecs.rotation import to_matrix
 from robopolicy.errors import ConfigError, DataError
 from robopolicy.spec import ActionPart, ActionSpec, ObservationSpec, Spec
@@ -128,6 +129,28 @@ def test_decoding_any_network_output_is_finite(representation: str) -> None:
     decoded = codec.decode_action(wild, observation)
     assert torch.isfinite(decoded).all()
     assert decoded[..., 3:6].norm(dim=-1).max() <= math.pi + 1e-5
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_bounds_of_actions_are_those_of_the_encoded_data(normalizer: Normalizer) -> None:
+    codec = Codec(CodecConfig(action=normalizer), POSE)
+    assert [bound.tolist() for bound in codec.action_bounds()] == [[-1.0] * 10, [1.0] * 10]  # not fitted yet
+    observation, action = windows(torch.float64, scale=3.0, offset=5.0)
+    halves = [slice(150), slice(150, 300)]
+    codec.fit([({key: value[half] for key, value in observation.items()}, action[half]) for half in halves])
+    low, high = codec.action_bounds()
+    assert low.dtype == high.dtype == torch.float32
+    encoded = codec.encode_action(action, observation).float().flatten(0, 1)
+    torch.testing.assert_close(low, encoded.amin(0))
+    torch.testing.assert_close(high, encoded.amax(0))
+    for bound, raw in ((low, action.amin((0, 1))), (high, action.amax((0, 1)))):  # back in the robot's units
+        decoded = codec.decode_action(bound[None, None].double(), observation)[0, 0]
+        torch.testing.assert_close(decoded[[0, 1, 2, 6]], raw[[0, 1, 2, 6]], rtol=1e-5, atol=1e-5)
+    if normalizer == "minmax":
+        torch.testing.assert_close(high, torch.ones(10))
+    if normalizer == "zscore":  # some deviations from the mean, on both sides
+        assert (low[:3] < -2).all()
+        assert (high[:3] > 2).all()
 
 
 def test_missing_and_unknown_observations_are_named() -> None:

@@ -7,17 +7,24 @@ import re
 import runpy
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from robopolicy import load
+from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.compose import compose, sweep
 from robopolicy.data.store import EpisodeStore
+from robopolicy.data.windows import Batch
 from robopolicy.learning.train import TrainConfig, prepare
-from robopolicy.registry import parse
+from robopolicy.registry import build, parse
+from robopolicy.spec import INSTRUCTION, TEXT
+from tests.toy_env import toy_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,17 +33,22 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def test_the_worked_example_trains_and_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (module,) = blocks("docs/adding_a_policy.md", "python")
-    (settings,) = blocks("docs/adding_a_policy.md", "yaml")
-    path = tmp_path / "regression_example.py"
-    path.write_text(module)
-    spec = importlib.util.spec_from_file_location("regression_example", path)
+def imported(block: str, name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import a block as the module `name`."""
+    path = home / f"{name}.py"
+    path.write_text(block)
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "regression_example", loaded)
+    monkeypatch.setitem(sys.modules, name, loaded)
     spec.loader.exec_module(loaded)
+
+
+def test_the_worked_example_trains_and_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (module,) = blocks("docs/adding_a_policy.md", "python")
+    (settings,) = blocks("docs/adding_a_policy.md", "yaml")
+    imported(module, "regression_example", tmp_path, monkeypatch)
     rng = np.random.default_rng(0)
     states = [rng.normal(size=(30, 3)).astype(np.float32) for _ in range(4)]
     episodes = [{"state": state, "action": np.tanh(state[:, :2])} for state in states]
@@ -49,6 +61,38 @@ def test_the_worked_example_trains_and_acts(tmp_path: Path, monkeypatch: pytest.
     assert expected.shape == (1, 1, 16, 2)
     assert np.abs(expected[0, 0, :2] - np.tanh(states[0][:2, :2])).max() < 0.5
     np.testing.assert_array_equal(load(tmp_path / "run").sample(seen).actions, expected)
+
+
+def test_the_text_encoder_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With something else for the language model, which is asked once for each text."""
+    asked: list[str] = []
+
+    class Model:
+        def __init__(self, name: str, device: str) -> None:
+            assert (name, device) == ("all-MiniLM-L6-v2", "cpu")
+
+        def encode(self, text: str) -> np.ndarray:
+            asked.append(text)
+            return np.full(384, len(text), np.float32)
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
+    (module,) = blocks("docs/adding_a_policy.md", "py")
+    imported(module, "my_texts", tmp_path, monkeypatch)
+    spec = replace(toy_spec(), observations={**toy_spec().observations, INSTRUCTION: TEXT})
+    encoder = {"name": "state", "text": {"name": "sentences"}}
+    codec = Codec(CodecConfig(), spec)
+    policy = build("policy", {"name": "diffusion", "encoder": encoder}, spec=spec, codec=codec)
+    assert policy.encoder.size == 4 + 32
+    states = {key: torch.zeros(2, 2, 2) for key in ("position", "goal")}
+    batch = Batch(observation=states, action=torch.zeros(2, 16, 2), instruction=["stay", "stay"])
+    policy(batch, torch.Generator())[0].backward()
+    assert policy.encoder.text.outlet.weight.grad.abs().max() > 0
+    assert asked == ["stay"]
+    assert not [name for name in policy.state_dict() if ".text." in name and ".outlet." not in name]
+    noise = torch.zeros(2, 1, 16, 2)
+    actions = policy.sample({**states, INSTRUCTION: ["go", "stay"]}, noise=noise).actions
+    assert (actions[0] - actions[1]).abs().max() > 1e-5
+    assert asked == ["stay", "go"]
 
 
 def test_own_data_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import signal
@@ -15,12 +16,14 @@ from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.learning.checkpoint import steps
+from robopolicy.learning.distributed import Ranks
 from robopolicy.learning.log import read_metrics
 from robopolicy.learning.nan_guard import NotFiniteError
 from robopolicy.learning.train import TrainConfig, prepare
 from robopolicy.learning.trainer import Trainer, TrainerConfig, learning_rate
 from robopolicy.policies.policy import Policy
 from robopolicy.registry import parse
+from robopolicy.seeding import derive
 
 
 @pytest.fixture
@@ -78,6 +81,28 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(store: Path, t
         r["validation_loss"] for r in read_metrics(tmp_path / "whole/metrics.jsonl") if "validation_loss" in r
     ]
     assert losses == expected
+
+
+@pytest.mark.parametrize("family", ["diffusion", "energy_published", "modality_dropout"])
+def test_every_rank_draws_numbers_of_its_own(family: str, store: Path, tmp_path: Path) -> None:
+    """Batch, the loss's noise and dropout are those of (seed, step, rank), and differ between ranks."""
+    drawn = []
+    for rank in (0, 1):
+        running = trainer(store, tmp_path / str(rank), policy=family)
+        running.ranks = Ranks(rank, 1)  # by itself: nothing is averaged
+        policy, windows = copy.deepcopy(running.policy), running.windows
+        loss, _ = running._update()
+        stream = derive(0, f"train/0/{rank}")
+        generator = torch.Generator().manual_seed(stream)
+        torch.manual_seed(stream)
+        index = torch.randint(len(windows), (16,), generator=generator)
+        state = generator.get_state()
+        assert torch.equal(policy(windows.gather(index), generator)[0], loss)
+        generator.set_state(state)
+        same = windows.gather(torch.arange(16))  # the same batch for both, so that noise alone differs
+        drawn.append((index, policy.eval()(same, generator)[0]))
+    assert not torch.equal(drawn[0][0], drawn[1][0])
+    assert not torch.equal(drawn[0][1], drawn[1][1])
 
 
 def test_checkpoint_loads_and_acts_identically(store: Path, tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from torch import nn
 
 from robopolicy import load
 from robopolicy.codecs import Codec, CodecConfig
+from robopolicy.compose import compose
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import Windows
 from robopolicy.errors import CheckpointError, ConfigError
 from robopolicy.evaluation.collect import collect
 from robopolicy.evaluation.evaluate import evaluate
-from robopolicy.learning.train import cache_features, load_cameras
+from robopolicy.learning.train import TrainConfig, cache_features, load_cameras, prepare
 from robopolicy.networks.vision import ResNet18, centre_crop, random_crop, spatial_softmax
-from robopolicy.registry import build
+from robopolicy.registry import build, parse
 from robopolicy.rollout import PolicyActor
 from robopolicy.spec import ActionSpec, ObservationSpec, Spec
 from tests.commands import run
@@ -181,6 +182,36 @@ def test_encoder_and_observations_must_fit() -> None:
         build("encoder", {"name": "state"}, spec=SPEC)
     with pytest.raises(ConfigError, match="needs an image"):
         build("encoder", SMALL, spec=SPEC.select(["pose"]))
+
+
+@pytest.mark.slow
+def test_the_published_encoder_takes_a_step(tmp_path: Path) -> None:
+    """The preset as it is, on few small pictures: every weight of the ResNet moves, and the policy acts."""
+    rng = np.random.default_rng(0)
+    episode = {
+        "top_image": rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8),
+        "pose": rng.normal(size=(6, 3)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (6, 2)).astype(np.float32),
+    }
+    EpisodeStore.from_arrays(tmp_path / "s.zarr", [episode], control_hz=10)
+    line = [
+        f"data={tmp_path}/s.zarr", f"out={tmp_path}/run", "encoder=vision", "policy.pred_horizon=8",
+        "policy.action_horizon=4", "policy.network.width=32", "policy.sampler.steps=2",
+        "trainer.batch_size=2", "trainer.warmup=1", "validation=0",
+    ]  # fmt: skip
+    running = prepare(parse(TrainConfig, compose("train", line), "train"), progress=False)
+    camera: Any = running.policy.get_submodule("encoder.cameras.0")
+    assert isinstance(camera.backbone, ResNet18)
+    assert camera.keypoints.out_channels == 32
+    began = {name: value.clone() for name, value in camera.named_parameters()}
+    loss, _ = running._update()
+    assert torch.isfinite(loss)
+    still = [name for name, value in camera.named_parameters() if torch.equal(value, began[name])]
+    assert not set(still) - {"keypoints.bias"}  # spatial softmax does not see it
+    seen = {"top_image": episode["top_image"][None, :2], "pose": episode["pose"][None, :2]}
+    actions = running.average.sample(seen).actions
+    assert actions.shape == (1, 1, 8, 2)
+    assert np.isfinite(actions).all()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from robopolicy.learning.trainer import Trainer
 from robopolicy.policies.composed import ComposedPolicy
 from robopolicy.policies.factorized import FactorizedPolicy
 from robopolicy.registry import build, parse
+from robopolicy.spec import ObservationSpec, Spec
 from tests.policies.toys import generators
 from tests.policies.two_modes import HORIZONS, SMALL, SPEC, make, observe
 
@@ -27,11 +29,14 @@ NETWORKS: list[dict[str, Any]] = [
     {"name": "unet1d", "channels": (16, 32), "embedding": 16, "groups": 4},
     {"name": "transformer", "width": 32, "layers": 2, "heads": 2, "dropout": 0.1},
 ]
+CAMERA = ObservationSpec(shape=(16, 16, 3), dtype="uint8", kind="image", group="vision")
+SEEING = dataclasses.replace(SPEC, observations={**SPEC.observations, "top_image": CAMERA})
+EYES = {"name": "vision", "backbone": "small", "channels": [16], "keypoints": 4, "features": 6}
 
 
-def save_base(path: Path, keys: tuple[str, ...] = ("position",), **changes: Any) -> Path:
+def save_base(path: Path, keys: tuple[str, ...] = ("position",), spec: Spec = SPEC, **changes: Any) -> Path:
     """A base with statistics of its own."""
-    base = make("diffusion", SPEC.select(keys), **changes)
+    base = make("diffusion", spec.select(keys), **changes)
     rng = torch.Generator().manual_seed(1)
     action = 5 + torch.randn(50, 8, 2, generator=rng)
     seen = {k: 3 * torch.randn(50, 2, *o.shape, generator=rng) for k, o in base.spec.observations.items()}
@@ -40,8 +45,8 @@ def save_base(path: Path, keys: tuple[str, ...] = ("position",), **changes: Any)
     return path
 
 
-def factorized(base: Path, **changes: Any) -> FactorizedPolicy:
-    policy = make("factorized", base=str(base), **changes)
+def factorized(base: Path, spec: Spec = SPEC, **changes: Any) -> FactorizedPolicy:
+    policy = make("factorized", spec, base=str(base), **changes)
     assert isinstance(policy, FactorizedPolicy)
     return policy
 
@@ -160,6 +165,50 @@ def test_a_row_does_not_depend_on_its_batch(tmp_path: Path, network: dict[str, A
     again = policy.sample(swapped, n=2, generator=generators(1, 5, 6)).actions
     np.testing.assert_array_equal(whole[0], again[0])
     assert np.abs(whole[1:] - again[1:]).max() > 0.01
+
+
+@pytest.mark.parametrize("composition", ["blocks", "output"])
+def test_the_residual_may_see_pictures_that_the_base_does_not(tmp_path: Path, composition: str) -> None:
+    base = load(save_base(tmp_path / "base", keys=("position", "goal")))
+    policy = factorized(tmp_path / "base", SEEING, encoder=EYES, composition=composition).train()
+    assert policy.config.priority == ("proprioception", "object", "vision")
+    states, noise, rng = observe(16), torch.randn(16, 2, 8, 2), np.random.default_rng(0)
+    seen = {**states, "top_image": rng.integers(0, 256, (16, 2, 16, 16, 3), np.uint8)}
+    expected = base.sample(states, n=2, noise=noise).actions
+    np.testing.assert_array_equal(policy.sample(seen, n=2, noise=noise).actions, expected)
+    batch = Batch(
+        observation={key: torch.as_tensor(value) for key, value in seen.items()},
+        action=torch.as_tensor(expected[:, 0]) + 1,
+    )
+    began = {name: value.clone() for name, value in policy.state_dict().items()}
+    optimizer = torch.optim.AdamW((p for p in policy.parameters() if p.requires_grad), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):  # the first moves what starts at zero alone
+        loss, _ = policy(batch, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    moved = {name for name, value in policy.state_dict().items() if not torch.equal(value, began[name])}
+    assert any(name.startswith("encoder.cameras.") for name in moved)
+    assert not any(name.startswith("base.") for name in moved)
+    for (name, ours), theirs in zip(
+        policy.base.state_dict().items(), base.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+    before = policy.sample(seen, n=2, noise=noise).actions
+    assert np.abs(before - expected).max() > 1e-3
+    dark = {**seen, "top_image": np.zeros_like(seen["top_image"])}
+    assert np.abs(policy.sample(dark, n=2, noise=noise).actions - before).max() > 1e-4
+
+
+def test_frozen_eyes_are_refused_where_the_base_sees_pictures_too(tmp_path: Path) -> None:
+    """Their cached features stand in the pictures' place, and the base has eyes of its own."""
+    frozen = {**EYES, "frozen": True, "weights": "elsewhere"}
+    base = save_base(tmp_path / "seeing", keys=("position", "top_image"), spec=SEEING, encoder=EYES)
+    assert factorized(base, SEEING, encoder=EYES).base.codec.images == ["top_image"]
+    with pytest.raises(ConfigError, match=r"encoder\.frozen: its cached features would replace the images"):
+        factorized(base, SEEING, encoder=frozen)
+    assert factorized(save_base(tmp_path / "blind"), SEEING, encoder=frozen).encoder.vision.frozen
 
 
 def test_it_counts_both_networks(tmp_path: Path) -> None:

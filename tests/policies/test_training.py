@@ -23,9 +23,14 @@ FAMILIES = {
     "moe": ("network=moe_small", "network.width=16", "network.layers=1", "sampler.steps=3"),
     "dppo_mlp": ("network=dppo_mlp", "network.width=32", "sampler=heun", "sampler.steps=3"),
     "corrected": (*SMALL_MLP, "sampler.corrector.steps=1", "sampler.steps=2"),
+    "mlp": (*SMALL_MLP, "sampler.steps=3"),
+    "unet": ("network=unet_small", "network.channels=[16,32]", "network.embedding=16", "sampler.steps=3"),
     "beso": ("policy=beso", *SMALL_MLP, "observations=[position,goal,goal/position]"),
     "gaussian": ("policy=gaussian", "policy.width=32", "policy.blocks=1"),
     "gmm": ("policy=gmm", "policy.width=32", "policy.blocks=1"),
+    "energy_published": ("policy=energy_published", *SMALL_MLP),
+    "energy_denoising": ("policy=energy_denoising", *SMALL_MLP, "sampler.steps=3"),
+    "modality_dropout": ("policy=modality_dropout", *SMALL_MLP, "sampler.steps=3"),
 }  # fmt: skip
 
 
