@@ -7,7 +7,8 @@ weights would break), random crops in training and the centre crop otherwise.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,10 @@ class VisionConfig(EncoderConfig):
         if self.frozen and not self.weights:
             raise ConfigError("vision: a frozen encoder needs weights=<checkpoint>.")
 
+    def cropped(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width that are left of a picture's."""
+        return max(1, round(self.crop * size[0])), max(1, round(self.crop * size[1]))
+
 
 @register("encoder", "vision")
 class VisionEncoder(ObservationEncoder):
@@ -67,6 +72,15 @@ class VisionEncoder(ObservationEncoder):
                 "the task cameras, or choose encoder=state."
             )
         self.vision = config
+        published = config.backbone == "resnet18"
+        halvings, remedy = (5, "backbone=small") if published else (len(config.channels), "fewer channels")
+        for key in self.images:
+            side = max(config.cropped(spec.observations[key].shape[:2]))
+            if math.ceil(side / 2**halvings) < 2:  # where keypoints are cannot differ
+                raise ConfigError(
+                    f"{key}: of {side} pixels after the crop one place is left after {halvings} halvings, which "
+                    f"tells nothing of the picture. Take more than {2**halvings} pixels, or encoder: {remedy}."
+                )
         self.cameras = nn.ModuleList(_Camera(config, spec.observations[key].shape[2]) for key in self.images)
         self.size += len(self.images) * config.features
         if config.frozen:
@@ -81,8 +95,8 @@ class VisionEncoder(ObservationEncoder):
 
     def embed(self, key: str, picture: Tensor) -> Tensor:
         """Features `[B, To, F]` of one camera's pictures `[B, To, H, W, C]`, encoded to [-1, 1]."""
-        batch, steps, height, width = picture.shape[:4]
-        size = (max(1, round(self.vision.crop * height)), max(1, round(self.vision.crop * width)))
+        batch, steps = picture.shape[:2]
+        size = self.vision.cropped(picture.shape[2:4])
         augment = self.training and not self.vision.frozen
         cropped = random_crop(picture, size) if augment else centre_crop(picture, size)
         frames = cropped.flatten(0, 1).permute(0, 3, 1, 2)

@@ -94,6 +94,11 @@ class EnergyPublishedPolicy(ConditionedPolicy):
     capabilities = frozenset({"trainable", "noise", "energy"})
 
     def __init__(self, config: EnergyPublishedConfig, *, spec: Spec, codec: Codec) -> None:
+        if codec.config.action == "identity":
+            raise ConfigError(
+                "energy_published brings chunks to a root mean square of 1, which encoded actions must have "
+                "about: codec.action=minmax, quantile or zscore, not identity."
+            )
         super().__init__(config, spec=spec, codec=codec)
         self.network = self.build_network()
         differentiate_twice(self.network)

@@ -50,6 +50,15 @@ def make_policy(**encoder: Any) -> Any:
     return build("policy", config, spec=SPEC, codec=Codec(CodecConfig(), SPEC))
 
 
+def test_pictures_of_which_one_place_is_left_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"front_image: of 29 pixels .* 5 halvings.*backbone=small"):
+        make_encoder(backbone="resnet18")
+    with pytest.raises(ConfigError, match=r"of 29 pixels .* fewer channels"):
+        make_encoder(channels=[16] * 5)
+    sees, picture = make_encoder(channels=[16] * 4), torch.rand(1, 1, 32, 32, 3) * 2 - 1
+    assert not torch.equal(sees.embed("wrist_image", picture), sees.embed("wrist_image", -picture))
+
+
 def observation(batch: int = 3, steps: int = 2) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     images = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from robopolicy.codecs import Codec, CodecConfig
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.learning.checkpoint import load, save_checkpoint
 from robopolicy.learning.ema import ema_update, shadow
@@ -14,8 +15,18 @@ from robopolicy.networks.mlp import MLP
 from robopolicy.networks.unet1d import UNet1D
 from robopolicy.policies import energy_published
 from robopolicy.policies.energy_published import EnergyPublishedPolicy
+from robopolicy.registry import build
 from robopolicy.spec import ObservationSpec
-from tests.policies.two_modes import SPEC, assert_two_modes, learn, make, observe, random_batch
+from tests.policies.two_modes import (
+    HORIZONS,
+    SMALL,
+    SPEC,
+    assert_two_modes,
+    learn,
+    make,
+    observe,
+    random_batch,
+)
 
 NETWORKS: list[dict[str, Any]] = [
     {"name": "mlp", "width": 32, "blocks": 1, "embedding": 16},
@@ -170,6 +181,15 @@ def test_the_budget_can_be_changed_and_step_counts_are_reported() -> None:
     assert policy.config.sampler.steps == 20
     with pytest.raises(ConfigError, match="descent"):
         policy.with_sampler({"name": "ddim"})
+
+
+def test_actions_that_are_not_normalised_are_refused() -> None:
+    settings = {"name": "energy_published", "network": SMALL, **HORIZONS}
+    for normaliser in ("minmax", "quantile", "zscore"):
+        codec = Codec(CodecConfig(action=normaliser), SPEC)  # type: ignore[arg-type]
+        assert build("policy", settings, spec=SPEC, codec=codec).codec is codec
+    with pytest.raises(ConfigError, match=r"codec\.action=minmax, quantile or zscore, not identity"):
+        build("policy", settings, spec=SPEC, codec=Codec(CodecConfig(action="identity"), SPEC))
 
 
 def test_without_a_score_there_is_no_classifier_free_guidance() -> None:
