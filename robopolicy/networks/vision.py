@@ -78,8 +78,8 @@ class VisionEncoder(ObservationEncoder):
             side = max(config.cropped(spec.observations[key].shape[:2]))
             if math.ceil(side / 2**halvings) < 2:  # where keypoints are cannot differ
                 raise ConfigError(
-                    f"{key}: of {side} pixels after the crop one place is left after {halvings} halvings, which "
-                    f"tells nothing of the picture. Take more than {2**halvings} pixels, or encoder: {remedy}."
+                    f"{key}: of {side} pixels after the crop one place is left after {halvings} halvings, "
+                    f"which tells nothing of the picture. Take more than {2**halvings} pixels, or encoder: {remedy}."
                 )
         self.cameras = nn.ModuleList(_Camera(config, spec.observations[key].shape[2]) for key in self.images)
         self.size += len(self.images) * config.features
