@@ -76,10 +76,11 @@ class VisionEncoder(ObservationEncoder):
         halvings, remedy = (5, "backbone=small") if published else (len(config.channels), "fewer channels")
         for key in self.images:
             side = max(config.cropped(spec.observations[key].shape[:2]))
-            if math.ceil(side / 2**halvings) < 2:  # where keypoints are cannot differ
+            if math.ceil(side / 2**halvings) < 2:  # keypoints are all there
                 raise ConfigError(
                     f"{key}: of {side} pixels after the crop one place is left after {halvings} halvings, "
-                    f"which tells nothing of the picture. Take more than {2**halvings} pixels, or encoder: {remedy}."
+                    f"which tells nothing of the picture. Take more than {2**halvings} pixels, or "
+                    f"encoder: {remedy}."
                 )
         self.cameras = nn.ModuleList(_Camera(config, spec.observations[key].shape[2]) for key in self.images)
         self.size += len(self.images) * config.features
