@@ -11,6 +11,7 @@ x_vp = x / sqrt(1 + s'^2), so in ours a floor f is ``f * sqrt(1 + s'^2)``.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Self
 
@@ -47,6 +48,12 @@ class FlooredConfig(SamplerConfig):
             )
         if self.floor <= 0 or self.noise_clip <= 0 or self.corrector.steps:
             raise ConfigError(f"floored needs floor, noise_clip > 0 and no corrector, got {self}.")
+        if self.spacing == "leading":
+            warnings.warn(
+                "spacing=leading begins below the noise that a chain starts from: compare the base's success "
+                "with spacing=trailing.",
+                stacklevel=2,
+            )
 
 
 @register("sampler", "floored")

@@ -89,11 +89,16 @@ def training_curve(
 
 
 def refinement_curve(
-    metrics: str | Path, path: str | Path, *, final: tuple[str, int, Interval] | None = None
+    metrics: str | Path,
+    path: str | Path,
+    *,
+    final: tuple[str, int, Interval] | None = None,
+    base: bool = True,
 ) -> None:
     """Success on selection seeds against environment steps; the base as a line, the warm-up shaded.
 
     Args:
+        base: whether the first evaluation is of a base, and not of what has learned nothing yet.
         final: (name, step, success rate) of an evaluation.
     """
     series = read_series(metrics)
@@ -102,7 +107,8 @@ def refinement_curve(
         warm = [step for step, value in zip(*series.get("warmup", ([], [])), strict=True) if value > 0]
         if warm:
             axis.axvspan(0, max(warm), color=GREY, alpha=0.18, linewidth=0, label="warm-up")
-        axis.axhline(rates[0], color=GREY, linestyle="--", linewidth=1, label="base")
+        if base:
+            axis.axhline(rates[0], color=GREY, linestyle="--", linewidth=1, label="base")
         axis.plot(steps, rates, "o-", color=GREEN, markersize=4, label="selection seeds")
         axis.fill_between(
             steps, series["success_low"][1], series["success_high"][1], color=GREEN, alpha=0.18, linewidth=0

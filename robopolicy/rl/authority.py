@@ -54,11 +54,13 @@ def report_authority(authority: Tensor, *, force: bool) -> None:
     """Print it; without enough of it there is nothing that noise could be chosen for.
 
     Raises:
-        ConfigError: on average it is below 0.02, and `force` is not set.
+        ConfigError: on average it is below 0.02 and `force` is not set, or no action varies in the data.
     """
     shown = ", ".join("-" if math.isnan(value) else f"{value:.3f}" for value in authority.tolist())
     average = float(authority.nanmean())
     tqdm.write(f"Noise authority (spread of executed actions over the data's half range): {shown}")
+    if math.isnan(average):
+        raise ConfigError("No action of this policy's data varies: there is nothing for noise to move.")
     if average >= LEAST_AUTHORITY:
         return
     message = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ class JSRLConfig(ScratchConfig):
 class JSRL(Scratch):
     """The policy is the guide; the refined policy is the learner alone. Both fill the replay."""
 
+    from_nothing = False
+
     def __init__(
         self, config: JSRLConfig, *, policy: Policy, envs: LaneVectorEnv, seed: int, offset: int = 0
     ) -> None:
@@ -56,6 +59,10 @@ class JSRL(Scratch):
         self.guide, self.jump = policy, config
         self.stage, self.best = 0, 0.0
         self.recent: list[float] = []
+        self.outdated = 0
+        """Episodes still to end that began with more of the guide than the present stage has."""
+        self.guided = 1.0
+        """Share of the last chunks that were the guide's."""
 
     @property
     def guided_steps(self) -> int:
@@ -68,6 +75,7 @@ class JSRL(Scratch):
         state = self.practised.state(observation)
         squashed = self.learner.act(state, generator)
         guided = torch.as_tensor(self.practice.view.time < self.guided_steps, device=state.device)
+        self.guided = float(guided.float().mean())
         if guided.any():
             start = self.guide.obs_horizon - 1
             chunk = self.guide.sample(observation, generator=generator).actions[:, 0]
@@ -79,24 +87,34 @@ class JSRL(Scratch):
         """As ever; then see whether the guide may step back."""
         logs = super().advance()
         self._see(logs)
-        return {**logs, "guided_steps": float(self.guided_steps)}
+        return {**logs, "guided": self.guided, "guided_steps": float(self.guided_steps)}
+
+    def initial(self) -> Policy:
+        """The guide: a learner that has learned nothing is not its own."""
+        return copy.copy(self.guide)
 
     def state(self) -> dict[str, Any]:
         """With where the curriculum stands."""
-        return {**super().state(), "stage": self.stage, "best": self.best, "recent": self.recent}
+        curriculum = {"best": self.best, "recent": self.recent, "outdated": self.outdated}
+        return {**super().state(), "stage": self.stage, **curriculum}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Read back what `state` gave."""
         super().restore(state)
         self.stage, self.best = int(state["stage"]), float(state["best"])
         self.recent = [float(value) for value in state["recent"]]
+        self.outdated = int(state.get("outdated", 0))
 
     def _see(self, logs: Mapping[str, float]) -> None:
         ended = int(logs.get("practice_episodes", 0))
+        if self.outdated > 0:
+            self.outdated -= ended
+            return
         self.recent = (self.recent + [logs.get("practice_success", 0.0)] * ended)[-self.jump.window :]
         if self.warming or self.stage == self.jump.stages or len(self.recent) < self.jump.window:
             return
         average = sum(self.recent) / len(self.recent)
         if average >= self.best * (1 - self.jump.tolerance):
             self.stage, self.recent = self.stage + 1, []
+            self.outdated = self.practice.envs.num_envs
         self.best = max(self.best, average)

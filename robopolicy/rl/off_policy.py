@@ -81,6 +81,11 @@ class OffPolicy(Refiner):
     def __init__(
         self, config: OffPolicyConfig, policy: Policy, envs: LaneVectorEnv, *, seed: int, offset: int
     ) -> None:
+        if config.capacity < 2 * envs.num_envs:  # a lane's newest row must still be there for its next one
+            raise ConfigError(
+                f"The replay must hold two chunks of every lane: capacity >= {2 * envs.num_envs} with "
+                f"{envs.num_envs} lanes, got {config.capacity}."
+            )
         super().__init__(policy, envs, convention=config.convention, seed=seed, offset=offset)
         self.settings = config
         self.generator = torch.Generator(policy.device)

@@ -162,8 +162,9 @@ class Proximal(Refiner):
         """Practise `chunks` chunks in every lane, then update."""
         rollout, row = self.practise()
         started = time.perf_counter()
-        with products_of(self.settings.batch_size):
-            row |= self.update(rollout)
+        if len(rollout.condition):  # there is none where every lane was lost with its worker
+            with products_of(self.settings.batch_size):
+                row |= self.update(rollout)
         self.iteration += 1
         row["seconds_update"] = time.perf_counter() - started
         return {**row, **self.practice.statistics()}
@@ -215,8 +216,10 @@ class Proximal(Refiner):
             returns=self._tensor(advantage + values).flatten()[kept],
         )
         sampled += time.perf_counter() - started
-        unexplained = float(np.var(advantage[~lost]))
-        explained = 1 - unexplained / max(float(np.var((advantage + values)[~lost])), 1e-12)
+        explained = 0.0
+        if len(kept):
+            unexplained = float(np.var(advantage[~lost]))
+            explained = 1 - unexplained / max(float(np.var((advantage + values)[~lost])), 1e-12)
         return rollout, {
             "seconds_sampling": sampled,
             "seconds_env": stepped,

@@ -102,7 +102,11 @@ class Refinement:
                         last and self.measured_at < self.env_steps
                     ):
                         log.add(self.env_steps, self._check())
-                        refinement_curve(self.directory / "metrics.csv", self.directory / "refine.png")
+                        refinement_curve(
+                            self.directory / "metrics.csv",
+                            self.directory / "refine.png",
+                            base=not self.refiner.from_nothing,
+                        )
                     last = last or (config.stop_at is not None and self.best >= config.stop_at)
                     last = last or self.distrusted >= TRUSTED
                     last = last or (config.patience is not None and self._since_best >= config.patience)
@@ -164,7 +168,10 @@ class Refinement:
         """What was reached and what it cost, for people."""
         found = json.loads((self.directory / "refine.json").read_text())
         what = "return" if self._by_return else "success"
-        base, best = (self._shown(found[f"{which}_{what}"]) for which in ("base", "best"))
+        base, best = (
+            "from nothing" if (value := found[f"{which}_{what}"]) is None else self._shown(value)
+            for which in ("base", "best")
+        )
         split = ", ".join(f"{part} {minutes:.1f}" for part, minutes in found["minutes_per_million"].items())
         return (
             f"{self.directory}: {what} on selection seeds {base} -> {best} (best, at step "
@@ -237,11 +244,13 @@ class Refinement:
     def _summarise(self, rows: list[dict[str, Any]]) -> None:
         curve = [(row["step"], row["success"]) for row in rows if "success" in row]
         millions = max(self.env_steps, 1) / 1e6
+        first = next(row for row in rows if "success" in row)
+        nothing = self.refiner.from_nothing
         found = {
             "env_steps": self.env_steps,
-            "base_success": curve[0][1],
+            "base_success": None if nothing else first["success"],
             "best_success": self.best,
-            "base_return": next(row["return"] for row in rows if "success" in row),
+            "base_return": None if nothing else first["return"],
             "best_return": self.best_return,
             "best_step": self.best_step,
             "final_success": curve[-1][1],

@@ -26,6 +26,8 @@ class Refiner(abc.ABC):
 
     requires: ClassVar[frozenset[str]] = frozenset()
     """Capabilities the policy must have."""
+    from_nothing: ClassVar[bool] = False
+    """Whether nothing of the policy is refined: then what is measured at step 0 is no base."""
 
     def __init__(
         self,

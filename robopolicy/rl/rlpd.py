@@ -46,6 +46,8 @@ class RLPDConfig(ScratchConfig):
 class Scratch(OffPolicy):
     """A squashed-Gaussian actor for whole chunks, learned by an `ActorCritic`."""
 
+    from_nothing = True
+
     def __init__(
         self, config: ScratchConfig, *, policy: Policy, envs: LaneVectorEnv, seed: int, offset: int = 0
     ) -> None:

@@ -70,3 +70,8 @@ def test_without_its_first_levels_it_goes_on_from_where_it_was() -> None:
     for skipped in (0, 4, 9):
         rest = sampler.below(skipped).solve(our_denoiser, chain[skipped], step_noise=noise[skipped:])
         assert torch.equal(rest, whole)
+
+
+def test_a_spacing_that_begins_below_full_noise_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="spacing=leading begins below the noise"):
+        floored(spacing="leading")

@@ -133,6 +133,10 @@ def test_first_ratios_are_one(network: dict[str, Any]) -> None:
     rows = torch.randperm(len(rollout.condition))[:7]
     ratio = (again(refiner, rollout, rows) - rollout.log_prob[rows]).exp()
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
+    before = [p.clone() for p in refiner.actor.parameters()]
+    refiner.iteration = refiner.settings.critic_warmup
+    assert refiner.update(rollout)["updates"] > 0
+    assert not any(torch.equal(a, b) for a, b in zip(before, refiner.actor.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])

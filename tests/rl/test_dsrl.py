@@ -117,7 +117,13 @@ def test_without_authority_it_wants_to_be_forced(capsys: pytest.CaptureFixture[s
         refiner("dsrl", astray(spread=0.005), lanes=4)
     capsys.readouterr()
     refiner("dsrl", astray(spread=0.005), lanes=4, force=True)
-    assert "Warning: The noise hardly moves" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Noise authority (spread of executed actions over the data's half range): 0.00" in printed
+    assert "Warning: The noise hardly moves" in printed
+    still = astray()
+    still.codec.get_buffer("action_high")[:] = -1.0
+    with pytest.raises(ConfigError, match="No action of this policy's data varies"):
+        refiner("dsrl", still, lanes=4, force=True)
 
 
 @pytest.mark.parametrize("method", ["dsrl", "dsrl_sac"])

@@ -88,6 +88,8 @@ def test_rows_of_the_replay_go_on_where_their_episode_does(method: str, store: s
     for refused in ({"n_step": 0}, {"capacity": 0}):
         with pytest.raises(ConfigError, match="n_step, capacity >= 1"):
             make(method, store, **refused)
+    with pytest.raises(ConfigError, match=r"two chunks of every lane: capacity >= (\d+) with"):
+        make(method, store, capacity=made.practice.envs.num_envs)
 
 
 @pytest.mark.parametrize("method", ["sac", "rlpd", "dsrl"])

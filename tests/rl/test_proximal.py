@@ -32,6 +32,18 @@ def test_lost_lanes_leave_no_row_and_no_return_runs_over_their_loss() -> None:
     assert losing.practice.lost_episodes == 3
 
 
+def test_an_iteration_of_which_everything_is_lost_teaches_nothing() -> None:
+    refiner = make(lanes=2, critic_warmup=0)
+    lose(refiner.practice.envs, {chunk: [0, 1] for chunk in range(5)})
+    before = [p.clone() for p in (*refiner.actor.parameters(), *refiner.critic.parameters())]
+    row = refiner.advance()
+    assert "policy_loss" not in row
+    assert all(math.isfinite(value) for value in row.values())
+    after = (*refiner.actor.parameters(), *refiner.critic.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert math.isfinite(refiner.advance()["policy_loss"])
+
+
 def test_every_pair_is_learned_from_once_an_epoch() -> None:
     refiner = make(batch_size=17, critic_warmup=0)
     rollout, _ = refiner.practise()

@@ -32,6 +32,7 @@ from robopolicy.rl.practice import Experience
 from robopolicy.rl.refine import RefineConfig, Refinement, prepare
 from robopolicy.seeding import episode_seeds
 from tests.commands import run as command
+from tests.rl import fragile_env
 from tests.rl.drift import Drift
 from tests.rl.toy_policy import saved, toy_policy
 from tests.toy_env import toy_task
@@ -104,10 +105,13 @@ class KilledError(BaseException):
 def test_killed_long_after_its_last_checkpoint_a_run_ends_as_if_it_had_not_been(
     name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robopolicy.evaluation.plots.refinement_curve", lambda *_: None)  # slow
+    monkeypatch.setattr("robopolicy.evaluation.plots.refinement_curve", lambda *_, **__: None)  # slow
     method = {"method": compose("refine", [f"method={name}", "checkpoint=x"])["method"] | REAL[name]}
     whole = refinement(base, tmp_path / "whole", **method, steps=200)
     whole.run()
+    begun = json.loads((tmp_path / "whole" / "refine.json").read_text())["base_success"]
+    assert (begun is None) == (name == "sac")  # which begins with nothing
+    assert ("from nothing ->" in whole.summary()) == (name == "sac")
     first = refinement(base, tmp_path / "parts", **method, steps=200, checkpoint_seconds=0.0)
     save, step = first.save, first.refiner.practice.step
 
@@ -311,3 +315,23 @@ def test_where_success_is_a_return_the_best_checkpoint_has_the_highest_return(
     measured += [SimpleNamespace(success_rate=0.2, mean_return=30.0)]
     measured += [SimpleNamespace(success_rate=0.0, mean_return=60.0)]
     assert [refinement._better(each) for each in measured] == [n == kept for n in range(3)]  # type: ignore[arg-type]
+
+
+def test_a_run_goes_on_when_a_worker_dies_in_the_middle(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fragile_env.MARK, str(tmp_path / "died"))
+    task = toy_task(horizon=14, env={"name": "toy_dying_once"})
+    three = {
+        "every": 100,
+        "episodes": 3,
+        "lanes": 3,
+        "workers": 0,
+    }  # the deadly one is the fourth of each block
+    run = refinement(base, tmp_path / "run", task=task.to_dict(), workers=2, lanes=4, evaluate=three)
+    with pytest.warns(UserWarning, match="2 episodes are lost"):
+        run.run()
+    found = json.loads((tmp_path / "run" / "refine.json").read_text())
+    assert (tmp_path / "died").exists()
+    assert found["lost_episodes"] == 2
+    assert found["env_steps"] >= 300
