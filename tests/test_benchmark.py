@@ -61,6 +61,7 @@ def test_the_loop_over_samples_gives_the_windows_of_the_gather(tmp_path: Path) -
         torch.testing.assert_close(value, expected.observation[key], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_parts_are_added_to_one_file_and_the_page_follows_it(tmp_path: Path) -> None:
     run_benchmark(quick(tmp_path, "what=training"))
     run_benchmark(quick(tmp_path, "what=windows"))

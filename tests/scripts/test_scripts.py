@@ -38,6 +38,7 @@ def test_the_doctor_finds_this_machine_fit() -> None:
     assert "\033" not in run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_the_doctor_names_the_remedy_for_a_broken_backend() -> None:
     run = call("doctor.py", MUJOCO_GL="nonsense")

@@ -56,7 +56,9 @@ def test_weighing_by_advantage_beats_the_mean_of_the_data(preset: str, tmp_path:
     assert success(learning.train()) > success(astray(bias=0.1, spread=0.0)) + 0.25
 
 
-@pytest.mark.parametrize("preset", ["iql", "riql", "td3_bc", "cal_ql"])
+@pytest.mark.parametrize(
+    "preset", ["iql", *(pytest.param(name, marks=pytest.mark.slow) for name in ("riql", "td3_bc", "cal_ql"))]
+)
 def test_every_preset_beats_the_mean_of_mixed_actions(preset: str) -> None:
     # Half of the data goes left, half goes right, and right is better: their mean stands still.
     changes: dict[str, Any] = {
