@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -122,8 +122,18 @@ def refinement_curve(
         axis.legend(loc="lower right")
 
 
-Curve = tuple[Sequence[float], Sequence[float]]
-"""Environment steps, and success (or return) at each."""
+class Curve(NamedTuple):
+    """Success (or return) of a run of refinement."""
+
+    steps: Sequence[float]
+    """Of the environment."""
+    values: Sequence[float]
+    warmup: float = 0.0
+    """Step until which nothing was learned."""
+    base: str | None = None
+    """What it begins at, if that is what is refined."""
+
+
 Measure = Literal["success", "return"]
 
 
@@ -132,18 +142,25 @@ def refinement_curves(
 ) -> None:
     """Success or return against environment steps: a panel a task, a colour a method, a line a seed.
 
-    The dashed line is where a panel's first method begins: its base.
+    Dashed lines are bases, dots the ends of warm-ups.
     """
     colours = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
     looks = [(style, colour) for style in ("-", "--", ":") for colour in colours]
     with _figure(path, len(curves)) as axes:
         for axis, (task, methods) in zip(axes, curves.items(), strict=True):
-            base = next(iter(methods.values()))[0][1][0]
-            axis.axhline(base, color=GREY, linestyle="--", linewidth=1, label="base")
+            bases: dict[str, float] = {}
+            for curve in itertools.chain.from_iterable(methods.values()):
+                if curve.base is not None:
+                    bases.setdefault(curve.base, curve.values[0])
+            for look, (name, value) in zip(itertools.cycle(("--", ":")), bases.items(), strict=False):
+                axis.axhline(value, color=GREY, linestyle=look, linewidth=1, label=name)
             for (style, colour), (name, seeds) in zip(itertools.cycle(looks), methods.items(), strict=False):
-                for index, (steps, rates) in enumerate(seeds):
+                for index, curve in enumerate(seeds):
                     label = None if index else name
-                    axis.plot(steps, rates, style, color=colour, linewidth=1.2, label=label)
+                    axis.plot(curve.steps, curve.values, style, color=colour, linewidth=1.2, label=label)
+                    if curve.warmup:
+                        height = np.interp(curve.warmup, curve.steps, curve.values)
+                        axis.plot(curve.warmup, height, ".", color=colour, markersize=5)
             axis.set(title=task, xlabel="environment steps")
             if what == "success":
                 axis.set(ylim=(-0.02, 1.04))

@@ -22,11 +22,13 @@ from robopolicy.evaluation.ranking import bootstrap_mean
 from robopolicy.evaluation.results import Cell, Section, successes
 from robopolicy.evaluation.statistics import paired_difference
 
-__all__ = ["CURVES", "SPLIT", "curves", "refinement_table", "returns_table"]
+__all__ = ["CURVES", "ELSEWHERE", "SPLIT", "curves", "refinement_table", "returns_table"]
 
 SPLIT = "Minutes per million steps: env, sampling, update"
 CURVES: Mapping[str, Measure] = {"refinement": "success", "returns": "return"}
 """What the curves of a table show."""
+ELSEWHERE = ("jsrl", "rlpd", "sac")
+"""Methods whose curves need not begin at a base: those from nothing, and JSRL, which began at its learner."""
 
 
 def refinement_table(section: Section, results: Results) -> str:
@@ -45,7 +47,7 @@ def refinement_table(section: Section, results: Results) -> str:
                 gain = str(paired_difference(tables, [successes(results[first.base])]))
             line += [interval_cell(interval_of(run, results)) + partial_note(run, cells), gain]
             records = [results[cell]["refinement"] for cell in run]
-            line.append("; ".join("/".join(map(_steps, r["steps_to"].values())) for r in records))
+            line.append("; ".join(_milestones(r["steps_to"]) for r in records))
             line.append(", ".join(_steps(r["env_steps"]) for r in records))
             line.append(_minutes(records))
         else:
@@ -93,17 +95,16 @@ def _minutes(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _estimate(cell: Cell, results: Results) -> str:
-    """What a run of the cell would take at the mean pace of the method's runs, where one is known."""
+    """What a run of the cell would take at the mean pace of its method's runs, on its task if there are any."""
     planned = [word.partition("=")[2] for word in cell.settings if word.startswith("steps=")]
-    paces = [
-        sum(result["refinement"]["minutes_per_million"].values())
-        for other, result in results.items()
-        if other.method == cell.method
-    ]
+    alike = {other: result for other, result in results.items() if other.method == cell.method}
+    same = [result for other, result in alike.items() if other.task == cell.task]
+    paces = [sum(result["refinement"]["minutes_per_million"].values()) for result in same or alike.values()]
     if not planned or not paces:
         return ""
     hours = int(planned[-1]) / 1e6 * statistics.fmean(paces) / 60
-    return f"about {hours:.1f} h a seed at {statistics.fmean(paces):.0f} minutes a million steps"
+    where = "" if same else ", of other tasks"
+    return f"about {hours:.1f} h a seed at {statistics.fmean(paces):.0f} minutes a million steps{where}"
 
 
 def _refined(section: Section) -> list[list[Cell]]:
@@ -115,12 +116,25 @@ def curves(section: Section, results: Results, what: Measure) -> dict[str, dict[
     found: dict[str, dict[str, list[Curve]]] = {}
     for cell in itertools.chain.from_iterable(_refined(section)):
         if cell in results:
-            curve = results[cell]["refinement"]["curve"]
-            methods = found.setdefault(cell.task, {})
-            methods.setdefault(cell.method_label, []).append((curve["steps"], curve[what]))
+            record, settings = results[cell]["refinement"], results[cell]["config"].get("method", {})
+            curve = record["curve"]
+            base = (
+                None if cell.method in ELSEWHERE else f"base: {cell.base.label}, {cell.base.demonstrations}"
+            )
+            made = Curve(
+                curve["steps"], curve[what], record.get("warmup_steps", settings.get("warmup", 0)), base
+            )
+            found.setdefault(cell.task, {}).setdefault(cell.method_label, []).append(made)
     return found
 
 
+def _milestones(steps: Mapping[str, float | None]) -> str:
+    """Environment steps to each of them."""
+    if all(count is None for count in steps.values()):
+        return "none reached"
+    return "/".join(map(_steps, steps.values()))
+
+
 def _steps(count: float | None) -> str:
-    """Environment steps in thousands; a dash where a mark was not reached."""
-    return "–" if count is None else f"{count / 1000:.0f}k"
+    """Environment steps in thousands."""
+    return "not reached" if count is None else f"{count / 1000:.0f}k"

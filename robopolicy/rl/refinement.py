@@ -248,6 +248,7 @@ class Refinement:
         nothing = self.refiner.from_nothing
         found = {
             "env_steps": self.env_steps,
+            "warmup_steps": max((row["step"] for row in rows if row.get("warmup", 0.0) > 0), default=0),
             "base_success": None if nothing else first["success"],
             "best_success": self.best,
             "base_return": None if nothing else first["return"],

@@ -106,14 +106,20 @@ def test_plots_without_evaluations(metrics: Path, tmp_path: Path) -> None:
 def test_no_method_is_left_out_of_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[plots.Axes] = []
     monkeypatch.setattr(plots.plt, "close", lambda figure: drawn.extend(figure.axes))
-    methods = {f"method {i}": [([0.0, 1.0], [0.0, 0.5]), ([0.0, 1.0], [0.0, 0.6])] for i in range(12)}
+    ends, base = [[0.1, 0.5], [0.1, 0.6]], "base: clone, 12"
+    methods = {f"method {i}": [plots.Curve([0.0, 1.0], end, base=base) for end in ends] for i in range(12)}
+    methods["method 3"] = [plots.Curve([0.0, 1.0], [0.2, 0.5], warmup=0.5, base="base: other, 9")]
+    methods["method 5"] = [plots.Curve([0.0, 1.0], [0.0, 0.5])]
     plots.refinement_curves({"can": methods, "push": {"dppo": methods["method 0"]}}, tmp_path / "a.png")
     assert [axis.get_title() for axis in drawn] == ["can", "push"]
-    assert [len(axis.lines) for axis in drawn] == [1 + 24, 1 + 2]
-    base, *lines = drawn[0].lines
-    assert set(base.get_ydata()) == {0.0}
+    assert [len(axis.lines) for axis in drawn] == [2 + 22 + 1, 1 + 2]
+    *bases, dot = [line for line in drawn[0].lines if len(set(line.get_ydata())) == 1]
+    assert [line.get_ydata()[0] for line in bases] == [0.1, 0.2]
+    assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([0.5], [pytest.approx(0.35)])
+    lines = [line for line in drawn[0].lines if line not in (*bases, dot)]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
-    assert [text.get_text() for text in drawn[0].get_legend().get_texts()] == ["base", *methods]
+    names = [base, "base: other, 9", *methods]
+    assert [text.get_text() for text in drawn[0].get_legend().get_texts()] == names
 
 
 def test_values_have_losses_of_their_own(tmp_path: Path) -> None:

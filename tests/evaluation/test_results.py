@@ -196,6 +196,8 @@ sections:
         "curve": {"steps": [0, 50_000], "success": [0.4, 0.8], "return": [10.0, 20.0]},
     }
     for cell in refined:
+        if cell.seed == 1:
+            record = {**record, "steps_to": {"80%": None, "90%": None}}
         write_result(
             tmp_path / cell.file,
             cell,
@@ -208,10 +210,10 @@ sections:
     page = (tmp_path / "results.md").read_text()
     assert "| lift | dppo | 20/50 | 40/50, 40/50 | 80.0%" in page
     assert "better (+40.0%" in page
-    assert "| 50k/–; 50k/– | 200k, 200k | 10, 3, 5 |" in page
+    assert "| 50k/not reached; none reached | 200k, 200k | 10, 3, 5 |" in page
     assert "| lift | dsrl | 20/50 | not run | not run |  |  |  |  |" in page
     assert other.settings == ("steps=2_000_000",)
-    assert "| about 0.6 h a seed at 18 minutes a million steps |" in page
+    assert "| about 0.6 h a seed at 18 minutes a million steps, of other tasks |" in page
     assert (tmp_path / "refined.png").stat().st_size > 1000
     _plan(tmp_path, plan.replace("table: refinement", "table: returns"))
     write_page(read_plan(tmp_path / "plan.yaml"), read_results(tmp_path), tmp_path / "results.md")
