@@ -6,20 +6,20 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robopolicy.env import Expert, make_env
+from robopolicy.env import Expert, Observation, make_env
 from robopolicy.errors import ConfigError, MissingCapability
 from robopolicy.evaluation.machine import stamp
 from robopolicy.progress import progress_bar
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
-__all__ = ["FREE_STEPS", "check_equality", "touches"]
+__all__ = ["FREE_STEPS", "actor_of", "check_equality", "has_expert", "touches"]
 
 FREE_STEPS = 200
 _EPISODE = 120
@@ -59,7 +59,7 @@ def check_equality(
         result["one_step"] = _one_step(fast, stock, task, states)
     if free:
         result["free_motion"] = _free_motion(fast, stock, free)
-    if pairs and _has_expert(fast, task):
+    if pairs and has_expert(fast, task):
         result["expert"] = _expert_pairs(fast, stock, task, pairs)
     result |= {
         "wall_seconds": round(time.perf_counter() - started, 1),
@@ -74,18 +74,23 @@ def check_equality(
 
 
 def _one_step(fast: Any, stock: Any, task: Task, states: int) -> dict[str, Any]:
-    worst, contacts, scripted = _Worst(), 0, _has_expert(fast, task)
+    worst, contacts, scripted = _Worst(), 0, has_expert(fast, task)
     rng = np.random.default_rng(0)
     progress = progress_bar(total=states, desc=f"{task.name}: states", leave=False)
     for episode, seed in enumerate(episode_seeds("practice", states)):
         observation, _ = fast.reset(seed=seed)
         stock.reset(seed=seed)
-        for action in _actions(fast, task, scripted, seed, observation, rng):
+        act, spec = actor_of(fast, task, scripted=scripted, seed=seed, rng=rng), fast.robot_spec.action
+        for step in range(1, _EPISODE + 1):
+            anything = step % _RANDOM_EVERY == 0
+            action = rng.uniform(spec.low, spec.high) if anything else act(observation)
             contacts += touches(fast)
             state = fast.get_state()
             for env in (fast, stock):
                 env.set_state(state)
-            worst.update(fast, stock, fast.step(action), stock.step(action))
+            found = fast.step(action)
+            worst.update(fast, stock, found, stock.step(action))
+            observation = found[0]
             progress.update()
             if worst.count == states:
                 progress.close()
@@ -93,7 +98,8 @@ def _one_step(fast: Any, stock: Any, task: Task, states: int) -> dict[str, Any]:
     raise AssertionError("an episode has at least one step")
 
 
-def _has_expert(env: Any, task: Task) -> bool:
+def has_expert(env: Any, task: Task) -> bool:
+    """Whether somebody wrote a scripted expert for a task."""
     env.reset(seed=0)
     try:
         env.expert(0, task.expert)
@@ -102,26 +108,20 @@ def _has_expert(env: Any, task: Task) -> bool:
     return True
 
 
-def _actions(
-    env: Any,
-    task: Task,
-    scripted: bool,
-    seed: int,
-    observation: dict[str, np.ndarray],
-    rng: np.random.Generator,
-) -> Iterator[np.ndarray]:
-    # The expert, or a hand pushed towards the object; now and then anything at all.
-    expert: Expert | None = env.expert(seed, task.expert) if scripted else None
-    spec = env.robot_spec.action
-    for step in range(_EPISODE):
-        if step % _RANDOM_EVERY == _RANDOM_EVERY - 1:
-            yield rng.uniform(spec.low, spec.high)
-        elif expert is not None:
-            yield np.asarray(expert.act(observation), np.float64)
-        else:
-            action = 0.3 * rng.standard_normal(spec.size)
-            action[:3] += (env.simulation[1].xpos[env.object_body] - env.arm.position) / 0.05
-            yield action
+def actor_of(
+    env: Any, task: Task, *, scripted: bool, seed: int, rng: np.random.Generator
+) -> Callable[[Observation], np.ndarray]:
+    """The scripted expert of an episode just begun, or a hand pushed towards the object."""
+    if scripted:
+        expert: Expert = env.expert(seed, task.expert)
+        return lambda observation: np.asarray(expert.act(observation), np.float64)
+
+    def push(_: Observation) -> np.ndarray:
+        action: np.ndarray = 0.3 * rng.standard_normal(env.robot_spec.action.size)
+        action[:3] += (env.simulation[1].xpos[env.object_body] - env.arm.position) / 0.05
+        return action
+
+    return push
 
 
 def _free_motion(fast: Any, stock: Any, episodes: int) -> dict[str, Any]:
