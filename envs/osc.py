@@ -11,9 +11,9 @@ J of the grip site and the acceleration a = kp * error - kd * velocity wanted th
 where Lambda_p and Lambda_r come from J's three rows of position and of rotation alone, and
 q = 10 (rest - joints) - 2 sqrt(10) joint velocity pulls towards the initial posture.
 
-The matrices are robosuite's own compiled functions, and what surrounds them keeps its order of operations,
-so that torques agree to the last bit: where an object lies flat on another, MuJoCo's contact points, and with
-them its velocity by centimetres a second, turn on that bit.
+Matrices and what surrounds them keep robosuite's order of operations (`envs.opspace`), so that torques agree
+to the last bit: where an object lies flat on another, MuJoCo's contact points, and with them its velocity by
+centimetres a second, turn on that bit.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from numba import njit
 from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
 from envs.native import mj_full_mass, mj_site_jacobian, mj_step1, mj_step2
+from envs.opspace import operational_space
 
 __all__ = ["control_step", "rotation_matrix"]
+
+_NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
 
 
 @njit(cache=True, nogil=True)
@@ -50,6 +53,11 @@ def control_step(
     goal_position: np.ndarray,
     goal_rotation: np.ndarray,
     first_mass: np.ndarray,
+    disabled: np.ndarray,
+    own_matrices: bool,
+    space: np.ndarray,
+    numbers: np.ndarray,
+    letters: np.ndarray,
 ) -> None:
     """Physics steps of one control step, with A arms of n joints each driven towards their goals.
 
@@ -61,6 +69,10 @@ def control_step(
         rest: joint posture that the null space returns to `[A, n]`.
         goal_position, goal_rotation: of the grip sites in the world, `[A, 3]` and `[A, 3, 3]`.
         first_mass: inertias `[A, n, n]` for the first physics step, where they are not 0.
+        disabled: the model's disable flags `[1]`. Sensors are off until the last physics step, after which
+            they hold what they would have held; motion does not depend on them.
+        own_matrices: whether `envs.opspace` gives robosuite's bits here.
+        space, numbers, letters: its `work_space`.
     """
     arms, n = joints.shape
     nv = len(qvel)
@@ -69,7 +81,11 @@ def control_step(
     jacobian, by_position, by_rotation = np.empty((6, n)), np.empty((3, n)), np.empty((3, n))
     wrench = np.empty(6)
     position, velocity, compensation = np.empty(n), np.empty(n), np.empty(n)
+    flags = disabled[0]
+    disabled[0] = flags | _NO_SENSORS
     for substep in range(substeps):
+        if substep == substeps - 1:
+            disabled[0] = flags
         mj_step1(model, data)
         mj_full_mass(model, full_mass.ctypes.data, inertia.ctypes.data)
         for arm in range(arms):
@@ -93,7 +109,11 @@ def control_step(
             push = away * kp[:3] + -np.dot(full_position, qvel) * kd[:3]
             twist = turn * kp[3:] + -np.dot(full_rotation, qvel) * kd[3:]
 
-            _, at_position, at_rotation, null = opspace_matrices(mass, jacobian, by_position, by_rotation)
+            if own_matrices:
+                matrices = operational_space(mass, jacobian, space, numbers, letters)
+            else:
+                matrices = opspace_matrices(mass, jacobian, by_position, by_rotation)
+            _, at_position, at_rotation, null = matrices
             wrench[:3], wrench[3:] = np.dot(at_position, push), np.dot(at_rotation, twist)
             torque = np.dot(jacobian.T, wrench) + compensation
             torque += nullspace_torques(mass, null, rest[arm], position, velocity, 10)

@@ -14,6 +14,8 @@ from robosuite.controllers.parts.gripper import SimpleGripController
 from robosuite.robots import FixedBaseRobot
 from scipy.spatial.transform import Rotation
 
+from envs.native import disable_flags
+from envs.opspace import gives_robosuites_bits, work_space
 from envs.osc import control_step
 from robopolicy.errors import RobopolicyError
 
@@ -82,6 +84,8 @@ class FastControl:
         actuators = np.array([robot._ref_actuators_indexes_dict["right"] for robot in suite.robots])
         self.rest, self._first_mass = np.zeros(joints.shape), np.zeros((*joints.shape, joints.shape[1]))
         self._goal_position, self._goal_rotation = np.zeros((len(arms), 3)), np.zeros((len(arms), 3, 3))
+        self._disabled = disable_flags(model)
+        model.vis.global_.bvactive = 0  # marks of bounding volumes, which are only ever drawn
         self._arguments: tuple[Any, ...] = (
             model._address,
             data._address,
@@ -103,6 +107,9 @@ class FastControl:
             self._goal_position,
             self._goal_rotation,
             self._first_mass,
+            self._disabled,
+            gives_robosuites_bits(joints.shape[1]),
+            *work_space(),
         )
         self.begin(reset=True)
 
@@ -139,9 +146,11 @@ class FastControl:
         for i, (arm, part) in enumerate(zip(self._arms, action.reshape(len(self._arms), -1), strict=True)):
             self._goal_position[i], self._goal_rotation[i] = arm.goal(part[:6])
             arm.grip_with(part[6:])
+        flags = int(self._disabled[0])
         try:
             control_step(*self._arguments)
         except np.linalg.LinAlgError as error:
+            self._disabled[0] = flags
             raise RobopolicyError("The simulation diverged: an arm's inertia is not finite.") from error
         self._first_mass[:] = 0.0
 
