@@ -95,12 +95,20 @@ class StockObservables:
 
     def sample(self) -> None:
         """Read every sensor; robosuite's `step` does so itself."""
-        self._suite._update_observables(force=True)
+        # As `Observable.update` does, whose noise, delay and filter nobody has asked for.
+        cache = self._suite._obs_cache
+        for name, observable in self._enabled.items():
+            value = np.array(observable._sensor(cache))
+            observable._current_observed_value = value[0] if value.shape == (1,) else value
+            cache[name] = np.array(observable._current_observed_value)
 
     def read(self) -> Observation:
         """Float32 arrays by key, as sampled last."""
-        found = self._suite._get_observations()
-        return {key: np.asarray(found[key]).astype(np.float32) for key in (*self._keys, "object-state")}
+        observables = self._suite._observables
+        found = {key: np.asarray(observables[key].obs).astype(np.float32) for key in self._keys}
+        objects = [np.ravel(o.obs) for o in self._enabled.values() if o.modality == "object" and o.is_active()]
+        found["object-state"] = np.concatenate(objects).astype(np.float32)
+        return found
 
     @property
     def memory(self) -> np.ndarray:
