@@ -34,13 +34,16 @@ def work_space() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @intrinsic
-def _fused(_: Any, a: Any, b: Any, c: Any) -> Any:
+def _fuse(_: Any, a: Any, b: Any, c: Any) -> Any:
     """`a * b + c`, rounded once."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         return builder.fma(*arguments)
 
     return types.float64(a, b, c), generate
+
+
+_fused: Any = _fuse  # numba gives the first argument itself
 
 
 @njit(cache=True, nogil=True)

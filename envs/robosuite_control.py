@@ -19,7 +19,11 @@ from envs.opspace import gives_robosuites_bits, work_space
 from envs.osc import control_step
 from robopolicy.errors import RobopolicyError
 
-__all__ = ["Control", "FastControl", "GripSite", "StockControl", "not_covered"]
+__all__ = ["SAVINGS", "Control", "FastControl", "GripSite", "StockControl", "not_covered"]
+
+SAVINGS = ("matrices", "sensors", "marks")
+"""What a compiled step saves beside Python: what surrounds LAPACK's routines; sensors in all physics steps
+but the last; and marks of the bounding volumes that were looked at, which are only ever drawn."""
 
 
 class Control(Protocol):
@@ -85,8 +89,8 @@ class FastControl:
         self.rest, self._first_mass = np.zeros(joints.shape), np.zeros((*joints.shape, joints.shape[1]))
         self._goal_position, self._goal_rotation = np.zeros((len(arms), 3)), np.zeros((len(arms), 3, 3))
         self._disabled = disable_flags(model)
-        model.vis.global_.bvactive = 0  # marks of bounding volumes, which are only ever drawn
-        self._arguments: tuple[Any, ...] = (
+        self._model = model
+        self._fixed: tuple[Any, ...] = (
             model._address,
             data._address,
             substeps,
@@ -107,11 +111,17 @@ class FastControl:
             self._goal_position,
             self._goal_rotation,
             self._first_mass,
-            self._disabled,
-            gives_robosuites_bits(joints.shape[1]),
-            *work_space(),
         )
+        self._own_matrices, self._space = gives_robosuites_bits(joints.shape[1]), work_space()
+        self.leave_out()
         self.begin(reset=True)
+
+    def leave_out(self, *savings: str) -> None:
+        """Do without some of `SAVINGS` from now on, to measure what they bring; the state is the same."""
+        disabled = np.zeros(1, np.intc) if "sensors" in savings else self._disabled
+        own = self._own_matrices and "matrices" not in savings
+        self._model.vis.global_.bvactive = int("marks" in savings)
+        self._arguments = (*self._fixed, disabled, own, *self._space)
 
     def begin(self, *, reset: bool) -> None:
         """Start an episode."""
@@ -169,6 +179,8 @@ class _Arm:
         self._origin = np.zeros(3) if world else data.site_xpos[base].copy()
         self._frame = np.eye(3) if world else data.site_xmat[base].reshape(3, 3).copy()
         self._to_base = transforms.pose_inv(transforms.make_pose(self._origin, self._frame))
+        self._pose = np.eye(4)
+        self._position, self._rotation = self.grip.position, self.grip.rotation  # views
         self._data, self._ctrl = data, robot._ref_actuators_indexes_dict[robot.get_gripper_name("right")]
         low, high = model.actuator_ctrlrange[self._ctrl].T
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
@@ -181,7 +193,8 @@ class _Arm:
             goal, turn = action[:3], Rotation.from_rotvec(action[3:]).as_matrix()
         else:
             delta = np.minimum(np.maximum(action, -1.0), 1.0) * self._scale + self._offset
-            pose = np.dot(self._to_base, transforms.make_pose(self.grip.position, self.grip.rotation))
+            self._pose[:3, :3], self._pose[:3, 3] = self._rotation, self._position
+            pose = np.dot(self._to_base, self._pose)
             goal = pose[:3, 3] + delta[:3]
             # robosuite rounds rotations to float32 here, and thereby moves joints by 1e-8
             turn = np.dot(transforms.quat2mat(transforms.axisangle2quat(delta[3:])), pose[:3, :3])

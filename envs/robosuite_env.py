@@ -141,6 +141,18 @@ class RobosuiteEnv(RobotEnv):
         """The `mujoco.MjModel` and `mujoco.MjData`, for scripted experts."""
         return self._model, self._data
 
+    def leave_out(self, *savings: str) -> None:
+        """Step without some of what makes the fast engine fast (`envs.robosuite_control.SAVINGS`).
+
+        Raises:
+            MissingCapability: the engine is robosuite's own.
+        """
+        from envs.robosuite_control import FastControl
+
+        if not isinstance(self._control, FastControl):
+            raise MissingCapability(f"{self.task.name} steps at robosuite's own speed.")
+        self._control.leave_out(*savings)
+
     @property
     def object_body(self) -> int:
         """The body id of the object that the task is about."""

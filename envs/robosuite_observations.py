@@ -106,7 +106,9 @@ class StockObservables:
         """Float32 arrays by key, as sampled last."""
         observables = self._suite._observables
         found = {key: np.asarray(observables[key].obs).astype(np.float32) for key in self._keys}
-        objects = [np.ravel(o.obs) for o in self._enabled.values() if o.modality == "object" and o.is_active()]
+        objects = [
+            np.ravel(o.obs) for o in self._enabled.values() if o.modality == "object" and o.is_active()
+        ]
         found["object-state"] = np.concatenate(objects).astype(np.float32)
         return found
 

@@ -14,7 +14,8 @@ from robopolicy.cli import command
         "python scripts/benchmark.py",
         "python scripts/benchmark.py what=training networks=[unet] seconds=10",
         "python scripts/benchmark.py what=evaluation checkpoint=outputs/lift/diffusion",
-        "python scripts/benchmark.py what=equality tasks=[lift]",
+        "python scripts/benchmark.py what=robosuite beside=[lift] pairs=5",
+        "python scripts/benchmark.py what=equality tasks=[lift,door]",
     ],
 )
 def main(config: dict[str, Any]) -> None:

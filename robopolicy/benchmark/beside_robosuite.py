@@ -26,12 +26,14 @@ from robopolicy.progress import progress_bar
 from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 
-__all__ = ["TURN", "WAYS", "against_robosuite"]
+__all__ = ["SAVINGS", "TURN", "WAYS", "against_robosuite"]
 
 TURN = 10
 """Control steps that one side takes before it is another's turn."""
-WAYS = ("robosuite", "end", "stock", "physics")
-"""robosuite's own step, this library's with either way to observe, and `mj_step` with recorded torques."""
+SAVINGS = ("matrices", "sensors", "marks")
+WAYS = ("robosuite", "end", "stock", *(f"without {saving}" for saving in SAVINGS), "physics")
+"""robosuite's own step; this library's with either way to observe; that with ``observe=end`` again, without
+one of the fast engine's savings; and `mj_step` with recorded torques, as robosuite has it."""
 _MOST_STEPS = 150
 _STEPS_AFTER_SUCCESS = 10
 _EQUAL = 1e-9
@@ -89,9 +91,13 @@ class _Sides:
 
         self.task = task
         self.ours: dict[str, Any] = {
-            observe: make_env(dataclasses.replace(task, env={**task.env, "observe": observe}))
-            for observe in ("end", "stock")
+            way: make_env(
+                dataclasses.replace(task, env={**task.env, "observe": "stock" if way == "stock" else "end"})
+            )
+            for way in WAYS[1:-1]
         }
+        for saving in SAVINGS:
+            self.ours[f"without {saving}"].leave_out(saving)
         spec = self.ours["end"].robot_spec
         robots = spec.action.size // 7
         self.stock = robosuite.make(
@@ -120,9 +126,10 @@ class _Sides:
         episode = int(np.random.default_rng(seed).integers(2**63))  # as RobosuiteEnv.reset draws it
         self.stock.rng.bit_generator.state = np.random.default_rng(episode).bit_generator.state
         self.stock.reset()
-        self.ours["stock"].reset(seed=seed)
-        observation: dict[str, np.ndarray] = self.ours["end"].reset(seed=seed)[0]
-        return observation
+        seen: dict[str, dict[str, np.ndarray]] = {
+            way: env.reset(seed=seed)[0] for way, env in self.ours.items()
+        }
+        return seen["end"]
 
     def record(self, seed: int) -> _Recorded:
         """An episode's actions, and what physics alone needs; not timed."""
@@ -162,7 +169,6 @@ class _Sides:
 
         self.reset(recorded.seed)
         spent = dict.fromkeys(WAYS, 0.0)
-        end, stock, suite = self.ours["end"].step, self.ours["stock"].step, self.stock.step
 
         def physics(first: int, last: int) -> None:
             state, warm = recorded.starts[first // TURN]
@@ -176,7 +182,8 @@ class _Sides:
 
             return take
 
-        ways = dict(zip(WAYS, (stepping(suite), stepping(end), stepping(stock), physics), strict=True))
+        ways = {"robosuite": stepping(self.stock.step), "physics": physics}
+        ways |= {way: stepping(env.step) for way, env in self.ours.items()}
         for first in range(0, len(recorded.actions), TURN):
             last = min(first + TURN, len(recorded.actions))
             shift = next(turns) % len(WAYS)

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from robopolicy.benchmark.beside_robosuite import against_robosuite
 from robopolicy.benchmark.equality import check_equality
-from robopolicy.benchmark.simulation import against_robosuite
 from robopolicy.compose import compose
 from robopolicy.evaluation.machine import stamp
 from robopolicy.task import Task
@@ -33,7 +33,7 @@ def tried(what: str) -> dict[str, Any]:
         task = Task.from_dict(compose("evaluate", [f"task={name}", "policy=zero"])["task"])
         found = check_equality(task, states=1500, free=2, pairs=30)
         kept = {key: found[key] for key in ("one_step", "free_motion", "expert")}
-        rows.append({"task": name, "timing": against_robosuite(task, seconds=6, rounds=12), **kept})
+        rows.append({"task": name, "timing": against_robosuite(task, episodes=20), **kept})
     return {"what": what, "patch": diff.stdout, "rows": rows, **stamp()}
 
 

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from robopolicy.benchmark import learning, refinement, simulation
+from robopolicy.benchmark.beside_robosuite import against_robosuite
 from robopolicy.benchmark.equality import check_equality
 from robopolicy.benchmark.page import write_page
 from robopolicy.compose import compose
@@ -30,7 +31,17 @@ from robopolicy.task import Task
 
 __all__ = ["FORMAT", "PARTS", "BenchmarkConfig", "run_benchmark"]
 
-PARTS = ("training", "sampling", "families", "environments", "windows", "evaluation", "refinement", "serving")
+PARTS = (
+    "training",
+    "sampling",
+    "families",
+    "environments",
+    "robosuite",
+    "windows",
+    "evaluation",
+    "refinement",
+    "serving",
+)
 FORMAT = 1
 
 
@@ -50,6 +61,10 @@ class BenchmarkConfig:
     )
     """Whose sampling is compared, in their default configurations."""
     tasks: tuple[str, ...] = ("lift", "can", "square", "reach")
+    beside: tuple[str, ...] = ("lift", "can", "square", "door", "stack", "two_arm_lift")
+    """robosuite's tasks, whose steps are timed beside its own."""
+    pairs: int = 20
+    """Episodes that both then take."""
     data: str | None = None
     """Store to train on; random data of Lift's sizes by default."""
     checkpoint: str | None = None
@@ -69,8 +84,11 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         if self.what not in ("all", *PARTS, "equality"):
             raise ConfigError(unknown("part of the benchmark", self.what, ("all", *PARTS, "equality")))
-        if min(self.episodes, self.rounds, self.threads, *self.workers) < 1 or self.seconds <= 0:
-            raise ConfigError("benchmark needs episodes, rounds, threads, workers >= 1 and seconds > 0.")
+        counts = (self.episodes, self.pairs, self.rounds, self.threads, *self.workers)
+        if min(counts) < 1 or self.seconds <= 0:
+            raise ConfigError(
+                "benchmark needs episodes, pairs, rounds, threads, workers >= 1 and seconds > 0."
+            )
         if not (self.networks and self.policies and self.tasks and self.workers):
             raise ConfigError("benchmark needs at least one of each: networks, policies, tasks, workers.")
 
@@ -131,6 +149,7 @@ class _Bench:
             "sampling": self.sampling,
             "families": self.families,
             "environments": self.environments,
+            "robosuite": self.robosuite,
             "windows": self.windows,
             "evaluation": self.evaluation,
             "refinement": self.refinement,
@@ -159,12 +178,10 @@ class _Bench:
 
     def environments(self) -> list[dict[str, Any]]:
         budget: dict[str, Any] = {"seconds": self.config.seconds, "rounds": self.config.rounds}
-        tasks = _tasks(self.config.tasks)
-        rows = simulation.environments(tasks, workers=self.config.workers, **budget)
-        for task in tasks:
-            if task.env["name"] == "robosuite":
-                rows.append(simulation.against_robosuite(task, **budget))
-        return rows
+        return simulation.environments(_tasks(self.config.tasks), workers=self.config.workers, **budget)
+
+    def robosuite(self) -> list[dict[str, Any]]:
+        return [against_robosuite(task, episodes=self.config.pairs) for task in _tasks(self.config.beside)]
 
     def evaluation(self) -> list[dict[str, Any]]:
         config = self.config

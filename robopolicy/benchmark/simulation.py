@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from robopolicy.benchmark.timing import interleave, summary
-from robopolicy.env import make_env
 from robopolicy.evaluation.evaluate import evaluate
 from robopolicy.policies.policy import Policy
 from robopolicy.rollout import PolicyActor
@@ -18,7 +16,7 @@ from robopolicy.seeding import episode_seeds
 from robopolicy.task import Task
 from robopolicy.vector import LaneVectorEnv
 
-__all__ = ["CHUNK", "LANES", "against_robosuite", "environments", "evaluation"]
+__all__ = ["CHUNK", "LANES", "environments", "evaluation"]
 
 LANES = 2
 CHUNK = 16
@@ -55,56 +53,6 @@ def environments(
                     }
                 )
     return rows
-
-
-def against_robosuite(task: Task, *, seconds: float, rounds: int) -> dict[str, Any]:
-    """Milliseconds of a step in one process, zero actions: this library's environment beside robosuite's.
-
-    And beside the physics alone, which both share to the last bit and which bounds the ratio: as many physics
-    steps from where the environment is, with the motors held.
-    """
-    import mujoco
-    import robosuite
-
-    env, name = make_env(task), str(task.env["task"])
-    robots = env.robot_spec.action.size // 7
-    stock = robosuite.make(
-        name,
-        robots=["Panda"] * robots,
-        controller_configs=[robosuite.load_composite_controller_config(robot="Panda") for _ in range(robots)],
-        control_freq=int(env.robot_spec.control_hz),
-        has_renderer=False,
-        has_offscreen_renderer=False,
-        use_camera_obs=False,
-        hard_reset=False,
-        ignore_done=True,
-    )
-    action = np.zeros(env.robot_spec.action.size, np.float32)
-    env.reset(seed=episode_seeds("select", 1)[0])
-    stock.reset()
-    inside: Any = env  # which has the simulation for its experts
-    model, data = inside.simulation
-    kind, scratch = mujoco.mjtState.mjSTATE_INTEGRATION, mujoco.MjData(model)
-    state = np.empty(mujoco.mj_stateSize(model, kind))
-    substeps = round(1 / (env.robot_spec.control_hz * model.opt.timestep))
-
-    def physics() -> None:
-        mujoco.mj_getState(model, data, state, kind)
-        mujoco.mj_setState(model, scratch, state, kind)
-        mujoco.mj_step(model, scratch, substeps)
-
-    calls: dict[str, Callable[[], object]] = {
-        "robopolicy": lambda: env.step(action),
-        "robosuite": lambda: stock.step(action),
-        "physics": physics,
-    }
-    times = interleave(calls, seconds=seconds, rounds=rounds)
-    env.close()
-    stock.close()
-    found = {key: summary(values) for key, values in times.items()}
-    stock_ms = found["robosuite"]["p50"]
-    ratios = {"ratio": stock_ms / found["robopolicy"]["p50"], "bound": stock_ms / found["physics"]["p50"]}
-    return {"task": task.name, **{f"{key}_ms": value for key, value in found.items()}, **ratios}
 
 
 def evaluation(policy: Policy, task: Task, *, episodes: int, workers: int) -> dict[str, Any]:

@@ -50,17 +50,27 @@ def _made(values: Values) -> str:
 def _equality(files: Files) -> str:
     lines = []
     for values in files.values():
-        step, expert = values["one_step"], values["expert"]
-        worst = max(step["largest_difference"].values())
-        line = [
-            values["task"]["name"],
-            f"{step['states']:,} ({step['in_contact']:,})",
-            f"{worst:g}",
-            f"{expert['outcomes_different']} of {expert['seeds']}",
-        ]
-        lines.append(line)
-    head = ["Task", "States (in contact)", "Largest difference after a step", "Expert's outcomes different"]
-    return markdown(head, lines)
+        step, free, expert = values["one_step"], values.get("free_motion"), values.get("expert")
+        compared = [step, free] if free else [step]
+        rewards = sum(part["rewards_or_successes_different"] for part in compared)
+        steps = step["states"] + (free["episodes"] * free["steps"] if free else 0)
+        lines.append(
+            [
+                values["task"]["name"],
+                f"{step['states']:,} ({step['in_contact']:,})",
+                _largest(step),
+                f"{_largest(free)} in {free['episodes']} of {free['steps']} steps" if free else "-",
+                f"{rewards} of {steps:,}",
+                f"{expert['outcomes_different']} of {expert['seeds']}" if expert else "no expert",
+            ]
+        )
+    head = ["Task", "States (in contact)", "Largest difference after a step", "After whole free episodes"]
+    return markdown([*head, "Rewards or successes different", "Expert's outcomes different"], lines)
+
+
+def _largest(part: Values) -> str:
+    """Of positions, velocities and observations."""
+    return f"{max(part['largest_difference'].values()):g}"
 
 
 def _guidance(files: Files) -> str:
@@ -81,7 +91,7 @@ def _inverses(files: Files) -> str:
     lines = [
         [
             row["task"],
-            f"{row['timing']['ratio']:.1f} of at most {row['timing']['bound']:.1f}",
+            f"{_times_as_fast(row['timing']['ratio']):.1f}",
             f"{row['one_step']['largest_difference']['qpos']:.1g}",
             f"{row['one_step']['largest_difference']['qvel']:.1g}",
             f"{row['expert']['outcomes_different']} of {row['expert']['seeds']}",
@@ -90,7 +100,15 @@ def _inverses(files: Files) -> str:
         for row in values["rows"]
     ]
     head = ["Task", "Times robosuite's speed", "Largest difference of positions after one step"]
-    return markdown([*head, "of velocities", "Expert's outcomes different"], lines)
+    text = markdown([*head, "of velocities", "Expert's outcomes different"], lines)
+    if any(isinstance(row["timing"]["ratio"], float) for values in files.values() for row in values["rows"]):
+        text += "\nSpeeds under zero actions, each side in a state of its own, before they were paired.\n"
+    return text
+
+
+def _times_as_fast(ratio: float | Values) -> float:
+    """Files have one number, or those of each way to observe."""
+    return ratio if isinstance(ratio, float) else float(ratio["end"]["value"])
 
 
 def _signals(files: Files) -> str:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import robosuite
 
-from envs.robosuite_control import not_covered
+import envs.robosuite_control
+from envs.native import disable_flags
+from envs.opspace import gives_robosuites_bits, operational_space, work_space
+from envs.robosuite_control import SAVINGS, not_covered
 from robopolicy.benchmark.equality import check_equality, touches
-from robopolicy.errors import ConfigError, MissingCapability
+from robopolicy.errors import ConfigError, MissingCapability, RobopolicyError
 from robopolicy.task import Task
 from tests.envs.test_robosuite_env import TASKS, equal, suite_env
 
@@ -102,6 +105,60 @@ def test_poses_in_robosuites_observations_are_older_than_its_joints() -> None:
     lagging = observation["robot0_eef_pos"]
     assert np.abs(lagging - before.site_xpos[site]).max() < 1e-6  # one physics step ago
     assert np.abs(lagging - fresh).max() > 1e-4
+
+
+def test_matrices_are_robosuites_to_the_last_bit() -> None:
+    assert gives_robosuites_bits(7)
+    assert gives_robosuites_bits(6)
+    assert not gives_robosuites_bits(9)  # more than there is space for
+    for wrong in (np.nan * np.eye(7), np.zeros((7, 7))):
+        with pytest.raises(np.linalg.LinAlgError):
+            operational_space(np.asfortranarray(wrong), np.ones((6, 7)), *work_space())
+
+
+def test_nothing_that_a_step_saves_changes_what_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(envs.robosuite_control, "gives_robosuites_bits", lambda joints: False)
+        theirs = suite_env("NutAssemblySquare")  # as where LAPACK went another way
+    ours, without, stock = (
+        suite_env("NutAssemblySquare", engine=engine) for engine in ("fast", "fast", "stock")
+    )
+    without.leave_out(*SAVINGS)
+    every = (ours, without, theirs, stock)
+    for env in every:
+        env.reset(seed=2)
+    rng = np.random.default_rng(0)
+    for _ in range(15):
+        action = rng.uniform(-1, 1, 7)
+        results = [env.step(action) for env in every]
+        for env, result in zip(every, results, strict=True):
+            assert equal(result[0], results[0][0])
+            assert result[1:] == results[0][1:]
+            for name in ("qpos", "qvel", "qacc", "ctrl", "sensordata", "cfrc_int"):
+                found, wanted = (getattr(e.simulation[1], name) for e in (env, stock))
+                np.testing.assert_array_equal(found, wanted)
+    assert np.abs(stock.simulation[1].sensordata).max() > 1.0  # force and torque at the wrist
+    assert ours.simulation[0].opt.disableflags == stock.simulation[0].opt.disableflags
+    with pytest.raises(MissingCapability, match="own speed"):
+        stock.leave_out("sensors")
+
+
+def test_a_simulation_that_diverges_says_so_and_keeps_its_sensors() -> None:
+    env = suite_env()
+    env.reset(seed=0)
+    model, data = env.simulation
+    data.site_xpos[env.arm.site] = np.nan  # the goal
+    model.body_mass[:] = np.nan
+    with pytest.raises(RobopolicyError, match="diverged"):
+        env.step(np.zeros(7))
+    assert model.opt.disableflags == 0
+
+
+def test_disable_flags_are_those_of_the_model() -> None:
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    flags = disable_flags(model)
+    flags[0] |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+    assert model.opt.disableflags == int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
 
 
 def test_environments_in_one_process_do_not_disturb_each_other() -> None:
