@@ -95,7 +95,7 @@ def _minutes(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _estimate(cell: Cell, results: Results) -> str:
-    """What a run of the cell would take at the mean pace of its method's runs, on its task if there are any."""
+    """What a run of the cell would take at its method's mean pace, on its task where there are runs."""
     planned = [word.partition("=")[2] for word in cell.settings if word.startswith("steps=")]
     alike = {other: result for other, result in results.items() if other.method == cell.method}
     same = [result for other, result in alike.items() if other.task == cell.task]
